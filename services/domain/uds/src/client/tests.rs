@@ -1,0 +1,128 @@
+use super::*;
+use crate::{Did, RoutineAction, RoutineId, SessionType};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn session() -> ClientSession {
+    ClientSession::new(ClientTiming { margin: Duration::ZERO, ..ClientTiming::default() })
+}
+
+fn read_version() -> Request {
+    Request::ReadDataByIdentifier { dids: vec![Did::ECU_SOFTWARE_VERSION] }
+}
+
+fn started(request: &Request, limits: StepLimits) -> ClientSession {
+    let mut session = session();
+    session.request(Duration::ZERO, request, limits).unwrap();
+    session.poll_transmit().unwrap();
+    session.handle_sent(Duration::ZERO);
+    session
+}
+
+#[test]
+fn a_positive_answer_ends_the_request() {
+    let mut session = started(&read_version(), StepLimits::for_request(&read_version()));
+    session.handle_input(10 * MS, b"\x62\xF1\x891.4.0");
+    let Some(ClientEvent::Response(response)) = session.poll_event() else { panic!("no response") };
+    assert_eq!(response.value_of(Did::ECU_SOFTWARE_VERSION), Some(b"1.4.0".as_slice()));
+    assert!(session.is_idle());
+}
+
+#[test]
+fn silence_is_answered_by_the_same_request_and_then_by_failure() {
+    let mut session = started(&read_version(), StepLimits { total: 1000 * MS, repeats: 1 });
+    assert_eq!(session.poll_timeout(), Some(50 * MS));
+    session.handle_timeout(50 * MS);
+    assert_eq!(session.poll_transmit().unwrap().pdu, [0x22, 0xF1, 0x89]);
+    session.handle_sent(51 * MS);
+    session.handle_timeout(101 * MS);
+    let error = ClientError::NoAnswer { service: ServiceId::ReadDataByIdentifier, times: 2 };
+    assert_eq!(session.poll_event(), Some(ClientEvent::Failed(error)));
+}
+
+#[test]
+fn pending_extends_the_wait_but_not_beyond_the_steps_limit() {
+    let erase =
+        Request::RoutineControl { action: RoutineAction::Start, routine: RoutineId::ERASE_MEMORY, option: vec![] };
+    let mut session = started(&erase, StepLimits { total: 7000 * MS, repeats: 0 });
+    session.handle_input(40 * MS, &[0x7F, 0x31, 0x78]);
+    assert_eq!(session.poll_timeout(), Some(5040 * MS));
+    session.handle_input(4000 * MS, &[0x7F, 0x31, 0x78]);
+    assert_eq!(session.poll_timeout(), Some(7000 * MS));
+    session.handle_timeout(7000 * MS);
+    assert_eq!(session.poll_event(), Some(ClientEvent::Pending { count: 1 }));
+    assert_eq!(session.poll_event(), Some(ClientEvent::Pending { count: 2 }));
+    let error = ClientError::PendingTooLong { service: ServiceId::RoutineControl, limit: 7000 * MS };
+    assert_eq!(session.poll_event(), Some(ClientEvent::Failed(error)));
+}
+
+#[test]
+fn busy_repeats_after_a_pause_until_the_limit() {
+    let mut session = started(&read_version(), StepLimits { total: 250 * MS, repeats: 0 });
+    session.handle_input(10 * MS, &[0x7F, 0x22, 0x21]);
+    session.handle_timeout(210 * MS);
+    assert!(session.poll_transmit().is_some());
+    session.handle_sent(210 * MS);
+    session.handle_input(220 * MS, &[0x7F, 0x22, 0x21]);
+    let error = ClientError::BusyTooLong { service: ServiceId::ReadDataByIdentifier, limit: 250 * MS };
+    assert_eq!(session.poll_event(), Some(ClientEvent::Failed(error)));
+}
+
+#[test]
+fn answers_to_something_else_are_ignored() {
+    let block = Request::TransferData { counter: 2, data: vec![1] };
+    let mut session = started(&block, StepLimits::for_request(&block));
+    for late in [&[0x76, 1][..], &[0x7F, 0x3E, 0x11], &[0x62, 0xF1, 0x89], &[], &[0x7F]] {
+        session.handle_input(MS, late);
+    }
+    assert_eq!(session.poll_event(), None);
+    session.handle_input(2 * MS, &[0x76, 2]);
+    assert_eq!(session.poll_event(), Some(ClientEvent::Response(Response::TransferData { counter: 2, data: vec![] })));
+}
+
+#[test]
+fn a_session_takes_the_servers_timing() {
+    let extended = Request::DiagnosticSessionControl { session: SessionType::Extended };
+    let mut session = started(&extended, StepLimits::for_request(&extended));
+    session.handle_input(MS, &[0x50, 0x03, 0x00, 0xC8, 0x01, 0xF4]);
+    session.request(MS, &read_version(), StepLimits { total: 1000 * MS, repeats: 0 }).unwrap();
+    session.poll_transmit().unwrap();
+    session.handle_sent(MS);
+    assert_eq!(session.poll_timeout(), Some(201 * MS));
+}
+
+#[test]
+fn an_idle_session_is_kept_alive_only_when_asked() {
+    let mut session = session();
+    assert_eq!(session.poll_timeout(), None);
+    session.keep_alive(Duration::ZERO, true);
+    session.handle_timeout(1999 * MS);
+    assert_eq!(session.poll_transmit(), None);
+    session.handle_timeout(2000 * MS);
+    assert_eq!(session.poll_transmit().unwrap().pdu, [0x3E, 0x80]);
+    assert_eq!(session.poll_timeout(), Some(4000 * MS));
+}
+
+#[test]
+fn a_suppressed_request_ends_silently() {
+    let mut session = session();
+    let off = Request::ControlDtcSetting { setting: 2, option: vec![] };
+    let pdu = off.encode_suppressing().unwrap();
+    assert_eq!(pdu, [0x85, 0x82]);
+    session.start(Duration::ZERO, pdu, Addressing::Functional, StepLimits::for_request(&off)).unwrap();
+    assert_eq!(session.poll_transmit().unwrap().addressing, Addressing::Functional);
+    session.handle_sent(Duration::ZERO);
+    session.handle_timeout(50 * MS);
+    assert_eq!(session.poll_event(), Some(ClientEvent::Silent));
+    assert!(session.is_idle());
+}
+
+#[test]
+fn losing_the_link_fails_the_request_and_one_at_a_time_holds() {
+    let mut session = started(&read_version(), StepLimits::for_request(&read_version()));
+    let refused = session.request(MS, &read_version(), StepLimits::for_request(&read_version()));
+    assert_eq!(refused, Err(RequestRefused::UnderWay));
+    session.handle_lost();
+    let error = ClientError::LinkLost { service: ServiceId::ReadDataByIdentifier };
+    assert_eq!(session.poll_event(), Some(ClientEvent::Failed(error)));
+}
