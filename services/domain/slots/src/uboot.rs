@@ -1,0 +1,168 @@
+//! RAUC's protocol for U-Boot: `BOOT_ORDER`, and per slot `BOOT_X_LEFT` in hexadecimal without `0x`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use pitstop_types::SlotName;
+
+use crate::vars::{order_text, order_with_first, parse_order};
+use crate::{Boot, SlotPair, Why};
+
+/// Tries a good slot has: RAUC's default for `boot-attempts`.
+pub const BOOT_ATTEMPTS: u32 = 3;
+
+/// `BOOT_ORDER`, `BOOT_A_LEFT`, `BOOT_B_LEFT`. Missing variables read as the boot script's defaults: both in order, three tries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UbootVars {
+    slots: SlotPair,
+    order: Vec<SlotName>,
+    /// Tries left, in the order of the pair.
+    left: [u32; 2],
+}
+
+impl UbootVars {
+    /// From the lines `name=value` that `fw_printenv` prints.
+    pub fn read(printed: &str, slots: &SlotPair) -> Self {
+        let values: BTreeMap<&str, &str> = printed.lines().filter_map(|line| line.split_once('=')).collect();
+        let left = slots.names().map(|slot| match values.get(format!("BOOT_{slot}_LEFT").as_str()) {
+            // U-Boot compares as hexadecimal; what is no number is no try.
+            Some(text) => u32::from_str_radix(text.trim(), 16).unwrap_or(0),
+            None => BOOT_ATTEMPTS,
+        });
+        Self { slots: slots.clone(), order: parse_order(values.get("BOOT_ORDER").copied(), slots), left }
+    }
+
+    /// The script for one `fw_setenv -s`, so that all three change at once on a redundant environment.
+    pub fn script(&self) -> String {
+        let mut script = format!("BOOT_ORDER {}\n", order_text(&self.order));
+        for (slot, left) in self.slots.names().into_iter().zip(self.left) {
+            let _ = writeln!(script, "BOOT_{slot}_LEFT {left:x}");
+        }
+        script
+    }
+
+    /// Names that `fw_printenv` is asked for.
+    pub fn names(slots: &SlotPair) -> Vec<String> {
+        let left = slots.names().into_iter().map(|slot| format!("BOOT_{slot}_LEFT"));
+        std::iter::once("BOOT_ORDER".to_owned()).chain(left).collect()
+    }
+
+    pub fn slots(&self) -> &SlotPair {
+        &self.slots
+    }
+
+    pub fn order(&self) -> &[SlotName] {
+        &self.order
+    }
+
+    fn left(&self, slot: &SlotName) -> u32 {
+        let all = self.slots.names().into_iter().zip(self.left);
+        all.filter(|(name, _)| *name == slot).map(|(_, left)| left).next().unwrap_or(0)
+    }
+
+    fn set_left(&mut self, slot: &SlotName, left: u32) {
+        for (name, old) in self.slots.names().into_iter().zip(&mut self.left) {
+            if name == slot {
+                *old = left;
+            }
+        }
+    }
+
+    pub(crate) fn is_good(&self, slot: &SlotName) -> bool {
+        self.order.contains(slot) && self.left(slot) > 0
+    }
+
+    /// Marking bad takes the slot out of the order, so one that is in it without a try left has used its try.
+    pub(crate) fn was_tried(&self, slot: &SlotName) -> bool {
+        self.order.contains(slot) && self.left(slot) == 0
+    }
+
+    pub(crate) fn set_primary(&mut self, slot: &SlotName, tries: u32) {
+        self.order = order_with_first(slot, &self.slots);
+        self.set_left(slot, tries);
+    }
+
+    pub(crate) fn mark_good(&mut self, slot: &SlotName) {
+        self.set_left(slot, BOOT_ATTEMPTS);
+    }
+
+    pub(crate) fn mark_bad(&mut self, slot: &SlotName) {
+        self.order.retain(|other| other != slot);
+        self.set_left(slot, 0);
+    }
+
+    /// The first in order with a try left, which it uses up. None left: every slot in order gets its tries back.
+    pub(crate) fn boot(&mut self) -> Boot {
+        if let Some(boot) = self.take(Why::Preferred) {
+            return boot;
+        }
+        for slot in self.order.clone() {
+            self.set_left(&slot, BOOT_ATTEMPTS);
+        }
+        if self.order.is_empty() {
+            self.order = self.slots.names().into_iter().cloned().collect();
+            self.left = [BOOT_ATTEMPTS; 2];
+            return self
+                .take(Why::NoneGood)
+                .unwrap_or(Boot { slot: self.slots.names()[0].clone(), why: Why::NoneGood });
+        }
+        self.take(Why::LastResort).unwrap_or(Boot { slot: self.slots.names()[0].clone(), why: Why::NoneGood })
+    }
+
+    fn take(&mut self, why: Why) -> Option<Boot> {
+        let slot = self.order.iter().find(|slot| self.left(slot) > 0)?.clone();
+        self.set_left(&slot, self.left(&slot).saturating_sub(1));
+        Some(Boot { slot, why })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BootVars, Health};
+
+    fn name(text: &str) -> SlotName {
+        SlotName::new(text).unwrap()
+    }
+
+    fn vars(printed: &str) -> BootVars {
+        BootVars::Uboot(UbootVars::read(printed, &SlotPair::new(name("A"), name("B")).unwrap()))
+    }
+
+    fn script(vars: &BootVars) -> String {
+        let BootVars::Uboot(vars) = vars else { panic!("not U-Boot") };
+        vars.script()
+    }
+
+    #[test]
+    fn a_new_slot_is_tried_once_and_then_the_old_one_runs_again() {
+        let mut vars = vars("BOOT_ORDER=A\nBOOT_A_LEFT=3\nBOOT_B_LEFT=0\n");
+        vars.try_once(&name("B")).unwrap();
+        assert_eq!(script(&vars), "BOOT_ORDER B A\nBOOT_A_LEFT 3\nBOOT_B_LEFT 1\n");
+        assert_eq!(vars.boot(), Boot { slot: name("B"), why: Why::Preferred });
+        assert!(vars.was_tried(&name("B")));
+        assert_eq!(vars.boot(), Boot { slot: name("A"), why: Why::Preferred });
+    }
+
+    #[test]
+    fn tries_are_hexadecimal_and_missing_ones_are_three() {
+        let vars = vars("BOOT_A_LEFT=a\n");
+        assert_eq!(script(&vars), "BOOT_ORDER A B\nBOOT_A_LEFT a\nBOOT_B_LEFT 3\n");
+        assert_eq!(self::vars("BOOT_A_LEFT=zz\n").health(&name("A")), Health::Bad);
+    }
+
+    #[test]
+    fn settling_leaves_one_slot_that_power_cycles_do_not_change() {
+        let mut vars = vars("");
+        vars.settle_on(&name("B")).unwrap();
+        assert_eq!(script(&vars), "BOOT_ORDER B\nBOOT_A_LEFT 0\nBOOT_B_LEFT 3\n");
+        for _ in 0..9 {
+            assert_eq!(vars.boot().slot, name("B"));
+        }
+    }
+
+    #[test]
+    fn an_empty_order_still_starts_something() {
+        assert_eq!(vars("BOOT_ORDER=\n").boot(), Boot { slot: name("A"), why: Why::NoneGood });
+    }
+}
