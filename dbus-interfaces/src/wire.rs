@@ -1,0 +1,175 @@
+//! Structs as they go over the bus. Field order is the contract; the XML tells what each field means.
+
+use serde::{Deserialize, Serialize};
+use zbus::{OwnedVariant, Type};
+
+/// Manager.GetStatus, first part.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct UpdateStatus {
+    pub update: String,
+    pub campaign: String,
+    pub phase: String,
+    pub end: String,
+    pub started: i64,
+    pub deadline: i64,
+    pub blocked: Vec<String>,
+    pub error_name: String,
+    pub error_text: String,
+}
+
+/// Manager.GetStatus, second part, and StepChanged.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct StepStatus {
+    pub ecu: String,
+    pub bus: String,
+    pub before: String,
+    pub after: String,
+    pub state: String,
+    pub phase: String,
+    pub done: u64,
+    pub total: u64,
+}
+
+/// Manager.GetHistory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct HistoryEntry {
+    pub update: String,
+    pub campaign: String,
+    pub end: String,
+    pub started: i64,
+    pub ended: i64,
+    pub error_name: String,
+    pub error_text: String,
+    /// ECU, version before, version after.
+    pub ecus: Vec<(String, String, String)>,
+    pub hash: String,
+}
+
+/// Manager.GetRefusals.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct RefusalEntry {
+    pub at: i64,
+    pub update: String,
+    pub error_name: String,
+    pub text: String,
+}
+
+/// BackendLink.GetStatus.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct LinkStatus {
+    pub provisioned: bool,
+    pub device: String,
+    pub connected: bool,
+    pub outbox: u64,
+    pub last_contact: i64,
+    pub key_store: String,
+}
+
+/// Downloader.GetUsage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct CacheUsage {
+    pub cached: u64,
+    pub budget: u64,
+    pub fetched: u64,
+}
+
+/// Validator.OpenAdmitted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct AdmittedBundle {
+    pub verity_root: String,
+    pub hardware: String,
+    pub counter: u64,
+    pub manifest_hash: String,
+    pub version: String,
+    pub length: u64,
+}
+
+/// Validator.GetStatus.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct ValidatorStatus {
+    pub key_store: String,
+    pub trusted: bool,
+    pub director_version: u64,
+    pub last_error: String,
+}
+
+/// Hmi.Ask: the five facts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct Facts {
+    pub purpose: String,
+    pub changes: String,
+    pub expected_secs: u32,
+    pub unavailable: String,
+    pub instructions: String,
+}
+
+/// Hmi.GetAnswer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct Answer {
+    /// `now`, `at`, `later`, `no`, or empty: none yet.
+    pub choice: String,
+    pub at: i64,
+    pub origin: String,
+    pub answered_at: i64,
+    pub text_digest: String,
+}
+
+/// Flasher.ListEcus.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct EcuDescription {
+    pub ecu: String,
+    pub bus: String,
+    pub address: String,
+    pub banks: String,
+    pub hardware: String,
+    pub via: String,
+}
+
+/// Flasher.ReadVersions.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct EcuVersions {
+    pub ecu: String,
+    pub hardware: String,
+    pub version: String,
+    pub software_number: String,
+    pub serial: String,
+    pub error_name: String,
+}
+
+/// SelfUpdate.GetSlots.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct SlotStatus {
+    pub name: String,
+    pub booted: bool,
+    /// `good`, `bad`, `trying` or `empty`.
+    pub state: String,
+    pub version: String,
+    pub hardware: String,
+    pub primary: bool,
+}
+
+/// UdsServer.GetStatus.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct UdsServerStatus {
+    pub testers: u32,
+    pub session: String,
+    pub requests: u64,
+}
+
+/// VehicleState.GetSignals.
+#[derive(Debug, PartialEq, Serialize, Deserialize, Type)]
+pub struct SignalStatus {
+    pub name: String,
+    pub value: OwnedVariant,
+    /// Milliseconds since it was received, -1 for never.
+    pub age_ms: i64,
+    pub fresh: bool,
+}
+
+/// VehicleState.Evaluate.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct ConditionResult {
+    pub condition: String,
+    pub holds: bool,
+    pub reason: String,
+}
