@@ -33,10 +33,11 @@ impl UbootVars {
     }
 
     /// The script for one `fw_setenv -s`, so that all three change at once on a redundant environment.
-    pub fn script(&self) -> String {
-        let mut script = format!("BOOT_ORDER {}\n", order_text(&self.order));
+    /// `separator` stands between name and value: `=` for libubootenv, a space for U-Boot's own tool.
+    pub fn script(&self, separator: char) -> String {
+        let mut script = format!("BOOT_ORDER{separator}{}\n", order_text(&self.order));
         for (slot, left) in self.slots.names().into_iter().zip(self.left) {
-            let _ = writeln!(script, "BOOT_{slot}_LEFT {left:x}");
+            let _ = writeln!(script, "BOOT_{slot}_LEFT{separator}{left:x}");
         }
         script
     }
@@ -131,7 +132,7 @@ mod tests {
 
     fn script(vars: &BootVars) -> String {
         let BootVars::Uboot(vars) = vars else { panic!("not U-Boot") };
-        vars.script()
+        vars.script(' ')
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub enum VarsError {
     SameSlot(SlotName),
     #[error("{0} is not a slot of this TCU")]
     UnknownSlot(SlotName),
+    #[error("these are another boot loader's variables")]
+    OtherBootLoader,
     #[error(transparent)]
     Block(#[from] GrubEnvError),
 }
