@@ -46,9 +46,7 @@ impl FromStr for LinkAddress {
             "socketcan" if is_name(rest) => Ok(Self::SocketCan { interface: rest.into() }),
             "socketcan" => Err(form("socketcan:INTERFACE")),
             "socketcand" => socketcand(rest).ok_or_else(|| form("socketcand:HOST:PORT:BUS")),
-            "tcp" => host_port(rest)
-                .map(|(host, port)| Self::Tcp { host, port })
-                .ok_or_else(|| form("tcp:HOST:PORT")),
+            "tcp" => host_port(rest).map(|(host, port)| Self::Tcp { host, port }).ok_or_else(|| form("tcp:HOST:PORT")),
             kind => Err(LinkAddressError::UnknownKind { kind: kind.into() }),
         }
     }
@@ -98,7 +96,8 @@ mod tests {
 
     #[test]
     fn anything_else_is_a_named_refusal() {
-        for wrong in ["", "can0", "usb:x", "hub:#can0", "hub:x", "socketcan:", "tcp:localhost", "tcp::1", "tcp:h:99999"] {
+        for wrong in ["", "can0", "usb:x", "hub:#can0", "hub:x", "socketcan:", "tcp:localhost", "tcp::1", "tcp:h:99999"]
+        {
             assert!(wrong.parse::<LinkAddress>().is_err(), "{wrong}");
         }
     }
