@@ -152,16 +152,27 @@ impl OtaError {
     /// Whether the same call may succeed later without anybody doing anything: the other side is away or busy.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Bus(error) => !matches!(error, zbus::Error::MethodError(name, _, _) if matches!(
-                name.as_str(),
-                "org.freedesktop.DBus.Error.InvalidArgs"
-                    | "org.freedesktop.DBus.Error.UnknownMethod"
-                    | "org.freedesktop.DBus.Error.UnknownInterface"
-                    | "org.freedesktop.DBus.Error.AccessDenied"
-            )),
+            Self::Bus(_) => !["InvalidArgs", "UnknownMethod", "UnknownInterface", "AccessDenied"]
+                .iter()
+                .any(|name| self.is_bus_error(name)),
             Self::Busy(_) | Self::NotReady(_) | Self::Network(_) | Self::Slow(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether the object is not there (any more), although its service is.
+    pub fn is_gone(&self) -> bool {
+        ["UnknownObject", "UnknownInterface", "UnknownMethod"].iter().any(|name| self.is_bus_error(name))
+    }
+
+    /// Whether the bus answered with `org.freedesktop.DBus.Error.NAME`.
+    fn is_bus_error(&self, name: &str) -> bool {
+        let found = match self {
+            Self::Bus(zbus::Error::MethodError(found, _, _)) => found.to_string(),
+            Self::Bus(zbus::Error::FDO(error)) => DBusError::name(&**error).to_string(),
+            _ => return false,
+        };
+        found.strip_prefix("org.freedesktop.DBus.Error.") == Some(name)
     }
 
     /// The full error name as it goes over the bus.
