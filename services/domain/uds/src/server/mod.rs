@@ -1,1 +1,347 @@
-//! The server core (being written).
+//! The server's half of UDS around an [`EcuContent`]: which check comes when, sessions, security, transfer and their timers.
+//!
+//! One session, one security state and one transfer per ECU, whichever client asks; the answer goes to the client that asked.
+//! The order of checks is that of ISO 14229-1:2020, figures 5, 6, 30, 31, 33 and 34: [`Server::handle_input`] has the general
+//! part, `handlers.rs` one function per service, `security.rs` and `transfer.rs` the two states with rules of their own.
+
+mod content;
+mod handlers;
+mod security;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub use content::{AuthenticationAnswer, Download, EcuContent, Protection, Reply, Rule, Sessions};
+use security::Security;
+use transfer::Transfer;
+
+use crate::{Addressing, Monotonic, Nrc, Request, ResetType, Response, ServiceId, SessionTiming, SessionType};
+
+/// Who asked: a connection or channel, numbered by the owner of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
+/// Timers and limits of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// P2server and P2*server as told in positive session responses. 50 ms and 5 s.
+    pub timing: SessionTiming,
+    /// Without a request a session other than default ends after this time. 5 s.
+    pub s3: Duration,
+    /// Longest answer; a longer one is refused with NRC 14. 4095 bytes, what ISO-TP carries without the escape length.
+    pub max_response: usize,
+    /// Wrong keys (27) before the delay. 3.
+    pub key_attempts: u8,
+    /// No seed for this long after too many wrong keys. 10 s.
+    pub key_delay: Duration,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            timing: SessionTiming { p2: Duration::from_millis(50), p2_star: Duration::from_millis(5000) },
+            s3: Duration::from_millis(5000),
+            max_response: 4095,
+            key_attempts: 3,
+            key_delay: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What the owner of a server must act on. Send all pending transmits first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerEvent {
+    /// The positive answer to 11 is queued (unless suppressed); the server's state is already that of a fresh start. On DoIP:
+    /// close the connection after the answer, then reset (ISO 14229-5).
+    Reset { reset: ResetType, client: ClientId },
+    /// The session changed by request, or (no client) because S3 ran out.
+    Session { session: SessionType, client: Option<ClientId> },
+}
+
+/// Bytes for one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTransmit {
+    pub client: ClientId,
+    pub pdu: Vec<u8>,
+}
+
+/// A UDS server; see the module's text.
+#[derive(Debug)]
+pub struct Server<C> {
+    content: C,
+    settings: ServerSettings,
+    session: SessionType,
+    s3_ends: Option<Monotonic>,
+    security: Security,
+    authenticated: bool,
+    transfer: Option<Transfer>,
+    pending: Option<Pending>,
+    transmits: VecDeque<ServerTransmit>,
+    events: VecDeque<ServerEvent>,
+}
+
+/// A request whose answer comes later.
+#[derive(Debug)]
+struct Pending {
+    asked: Asked,
+    kind: PendingKind,
+    next_78: Monotonic,
+    sent_78: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    client: ClientId,
+    addressing: Addressing,
+    service: ServiceId,
+    suppressed: bool,
+}
+
+/// How the answer is made when the act ends.
+#[derive(Debug)]
+enum PendingKind {
+    /// The answer is ready, except for bytes the act adds at its end (routine status, 37's parameters).
+    Answer(Response),
+    Block {
+        counter: u8,
+        length: u64,
+    },
+    CloseTransfer,
+    Authentication,
+}
+
+/// What a handler decides.
+enum Act {
+    Answer(Response),
+    Later(PendingKind),
+}
+
+impl<C: EcuContent> Server<C> {
+    pub fn new(content: C, settings: ServerSettings) -> Self {
+        Self {
+            content,
+            settings,
+            session: SessionType::Default,
+            s3_ends: None,
+            security: Security::default(),
+            authenticated: false,
+            transfer: None,
+            pending: None,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    pub fn content(&self) -> &C {
+        &self.content
+    }
+
+    /// To change what the ECU holds from outside (faults, signals); protocol state is not touched.
+    pub fn content_mut(&mut self) -> &mut C {
+        &mut self.content
+    }
+
+    pub fn session(&self) -> SessionType {
+        self.session
+    }
+
+    pub fn is_authenticated(&self) -> bool {
+        self.authenticated
+    }
+
+    /// Whether an act is going on and [`Server::complete`] is awaited.
+    pub fn is_busy(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// A request came. An empty one is ignored.
+    pub fn handle_input(&mut self, now: Monotonic, client: ClientId, addressing: Addressing, pdu: &[u8]) {
+        let Some(&first) = pdu.first() else { return };
+        let service = ServiceId::from(first);
+        let asked = Asked { client, addressing, service, suppressed: Request::suppresses_response(pdu) };
+        if self.pending.is_some() {
+            return self.refuse_while_busy(asked);
+        }
+        let outcome = self.check_service(service).and_then(|rule| self.dispatch(now, asked, rule, pdu));
+        match outcome {
+            Ok(Act::Answer(response)) => self.answer(asked, response, false),
+            Ok(Act::Later(kind)) => self.pend(now, asked, kind),
+            Err(nrc) => self.refuse(asked, nrc, false),
+        }
+        self.restart_s3(now);
+    }
+
+    /// The act that was answered with [`Reply::Later`] has ended; for a routine the bytes are its status, for 37 its parameters.
+    /// Ignored when nothing is pending (a reset came between).
+    pub fn complete(&mut self, now: Monotonic, result: Result<Vec<u8>, Nrc>) {
+        let Some(Pending { asked, kind, sent_78, .. }) = self.pending.take() else { return };
+        match result {
+            Ok(bytes) => {
+                let response = self.completed(kind, bytes);
+                self.answer(asked, response, sent_78);
+            }
+            Err(nrc) => {
+                if matches!(kind, PendingKind::CloseTransfer) {
+                    self.transfer = None;
+                }
+                self.refuse(asked, nrc, sent_78);
+            }
+        }
+        self.restart_s3(now);
+    }
+
+    /// Like [`Server::complete`], for Authentication (29).
+    pub fn complete_authentication(&mut self, now: Monotonic, result: Result<AuthenticationAnswer, Nrc>) {
+        if let Ok(AuthenticationAnswer { authenticated: Some(authenticated), .. }) = result {
+            self.authenticated = authenticated;
+        }
+        self.complete(now, result.map(|answer| answer.answer));
+    }
+
+    pub fn handle_timeout(&mut self, now: Monotonic) {
+        let p2_star = self.settings.timing.p2_star;
+        if let Some(pending) = &mut self.pending
+            && pending.next_78 <= now
+        {
+            // Well before P2* ends, and never closer than 0.3 x P2* (ISO 14229-2).
+            pending.next_78 = now + p2_star * 3 / 5;
+            pending.sent_78 = true;
+            let Asked { client, service, .. } = pending.asked;
+            let response = Response::negative(service, Nrc::RequestCorrectlyReceivedResponsePending);
+            self.transmit(client, &response);
+        }
+        if self.s3_ends.is_some_and(|ends| ends <= now) {
+            self.enter(SessionType::Default);
+            self.s3_ends = None;
+            self.events.push_back(ServerEvent::Session { session: SessionType::Default, client: None });
+        }
+    }
+
+    /// Back to the state of a fresh start (an ECU that restarted); content is not told, queued answers stay.
+    pub fn restart(&mut self) {
+        self.session = SessionType::Default;
+        self.s3_ends = None;
+        self.security.lock();
+        self.authenticated = false;
+        self.transfer = None;
+        self.pending = None;
+    }
+
+    pub fn poll_transmit(&mut self) -> Option<ServerTransmit> {
+        self.transmits.pop_front()
+    }
+
+    pub fn poll_event(&mut self) -> Option<ServerEvent> {
+        self.events.pop_front()
+    }
+
+    pub fn poll_timeout(&self) -> Option<Monotonic> {
+        let pending = self.pending.as_ref().map(|pending| pending.next_78);
+        pending.into_iter().chain(self.s3_ends).min()
+    }
+
+    /// Checks 1 to 3: service known, served in this session, authenticated.
+    fn check_service(&self, service: ServiceId) -> Result<Rule, Nrc> {
+        let rule = self.content.service(service).ok_or(Nrc::ServiceNotSupported)?;
+        if !rule.sessions.include(self.session) {
+            return Err(Nrc::ServiceNotSupportedInActiveSession);
+        }
+        match rule.protection {
+            Protection::Authenticated if !self.authenticated => Err(Nrc::AuthenticationRequired),
+            _ => Ok(rule),
+        }
+    }
+
+    /// For DIDs, routines and services protected on their own.
+    fn check_protection(&self, protection: Protection) -> Result<(), Nrc> {
+        match protection {
+            Protection::Unlocked if !self.security.is_unlocked() => Err(Nrc::SecurityAccessDenied),
+            Protection::Authenticated if !self.authenticated => Err(Nrc::AuthenticationRequired),
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_while_busy(&mut self, asked: Asked) {
+        // Tester present while an act goes on is no request of its own; S3 is stopped anyway.
+        if !(asked.service == ServiceId::TesterPresent && asked.suppressed) {
+            self.refuse(asked, Nrc::BusyRepeatRequest, false);
+        }
+    }
+
+    fn pend(&mut self, now: Monotonic, asked: Asked, kind: PendingKind) {
+        self.s3_ends = None;
+        // Some room before P2 ends, for the way to the client.
+        let next_78 = now + self.settings.timing.p2 * 3 / 5;
+        self.pending = Some(Pending { asked, kind, next_78, sent_78: false });
+    }
+
+    fn completed(&mut self, kind: PendingKind, bytes: Vec<u8>) -> Response {
+        match kind {
+            PendingKind::Answer(Response::RoutineControl { action, routine, .. }) => {
+                Response::RoutineControl { action, routine, status: bytes }
+            }
+            PendingKind::Answer(response) => response,
+            PendingKind::Block { counter, length } => self.block_taken(counter, length),
+            PendingKind::CloseTransfer => {
+                self.transfer = None;
+                Response::RequestTransferExit { parameters: bytes }
+            }
+            PendingKind::Authentication => Response::Other { service: ServiceId::Authentication.code(), data: bytes },
+        }
+    }
+
+    fn answer(&mut self, asked: Asked, response: Response, sent_78: bool) {
+        // After a "response pending" the final answer is sent even if it was to be suppressed.
+        if !asked.suppressed || sent_78 {
+            self.transmit(asked.client, &response);
+        }
+    }
+
+    fn refuse(&mut self, asked: Asked, nrc: Nrc, sent_78: bool) {
+        let silent = matches!(
+            nrc,
+            Nrc::ServiceNotSupported
+                | Nrc::SubFunctionNotSupported
+                | Nrc::RequestOutOfRange
+                | Nrc::SubFunctionNotSupportedInActiveSession
+                | Nrc::ServiceNotSupportedInActiveSession
+        );
+        if asked.addressing == Addressing::Functional && silent && !sent_78 {
+            return;
+        }
+        self.transmit(asked.client, &Response::negative(asked.service, nrc));
+    }
+
+    fn transmit(&mut self, client: ClientId, response: &Response) {
+        let too_long = Response::negative(response.service(), Nrc::ResponseTooLong);
+        let pdu = match response.encode() {
+            Ok(pdu) if pdu.len() <= self.settings.max_response => Some(pdu),
+            _ => too_long.encode().ok(),
+        };
+        self.transmits.extend(pdu.map(|pdu| ServerTransmit { client, pdu }));
+    }
+
+    fn restart_s3(&mut self, now: Monotonic) {
+        let runs = self.session != SessionType::Default && self.pending.is_none();
+        self.s3_ends = runs.then(|| now + self.settings.s3);
+    }
+
+    /// The session changes: security is locked, authentication ends with the return to default, and a transfer ends that was
+    /// opened under security or that the new session does not serve (ISO 14229-1, figure 7).
+    fn enter(&mut self, session: SessionType) {
+        self.session = session;
+        self.security.lock();
+        if session == SessionType::Default {
+            self.authenticated = false;
+        }
+        let serves = self.content.service(ServiceId::TransferData).is_some_and(|rule| rule.sessions.include(session));
+        if self.transfer.as_ref().is_some_and(|transfer| transfer.protected || !serves) {
+            self.transfer = None;
+            self.content.download_lost();
+        }
+        self.content.session_changed(session);
+    }
+}
