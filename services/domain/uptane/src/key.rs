@@ -182,7 +182,7 @@ fn der_value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         return None;
     }
     let (length, rest) = match short {
-        0..0x80 => (usize::from(short), rest),
+        0..=0x7f => (usize::from(short), rest),
         0x81 | 0x82 => {
             let (bytes, rest) = rest.split_at_checked(usize::from(short - 0x80))?;
             (bytes.iter().fold(0, |sum, &byte| sum << 8 | usize::from(byte)), rest)

@@ -24,6 +24,10 @@ pub mod sign;
 pub mod strict;
 pub mod time;
 
+mod delegation;
+mod pairing;
+mod repository;
+mod verification;
 mod verified;
 
 pub use envelope::{Envelope, SignedFile, sign};
@@ -37,6 +41,9 @@ pub use metadata::{
     BuildError, Delegation, DirectorTarget, EcuPairing, ImageTarget, Metadata, Order, PairingRole, Repository, Role,
     Root, RootBuilder, ShallMatch, Snapshot, TargetEntry, Targets, Timestamp,
 };
+pub use pairing::{MAX_INSTALL_AHEAD, Vehicle};
+pub use repository::{Files, MAX_IMAGE_TARGETS, MAX_SMALL};
 pub use sign::{MemorySigner, SignError, Signer};
 pub use time::Time;
+pub use verification::{Approval, Fetch, Generation, Verification};
 pub use verified::Verified;

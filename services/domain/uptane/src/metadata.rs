@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use root::{Root, RootBuilder};
 pub use targets::{
-    Delegation, Delegations, DirectorTarget, EcuPairing, ImageTarget, MAX_DELEGATED_ROLES, MAX_ORDER_TEXT, Order,
-    PairingRole, ShallMatch, TargetEntry, Targets, is_role_name, is_target_path,
+    Delegation, Delegations, DirectorCustom, DirectorTarget, EcuPairing, ImageTarget, MAX_DELEGATED_ROLES,
+    MAX_ORDER_TEXT, Order, PairingRole, ShallMatch, TargetEntry, Targets, is_role_name, is_target_path,
 };
 
 use crate::{SignedFile, Time};

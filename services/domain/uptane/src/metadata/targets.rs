@@ -77,6 +77,10 @@ pub struct ShallMatch {
     /// SHA-256 over the bundle manifest.
     pub rauc_manifest_hash: Digest,
     pub sw_version: SoftwareVersion,
+    /// After this software was committed, nothing below this release counter may return. Most releases have none: a floor
+    /// is for older software that must never run again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub security_floor: Option<ReleaseCounter>,
 }
 
 impl ShallMatch {
