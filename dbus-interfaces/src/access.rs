@@ -1,1 +1,196 @@
-//! Who may call what: see `access.toml`.
+//! Who may call what: the table `access.toml`, and the bus policy and system users made from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+
+/// The table as it stands beside this crate.
+pub const TABLE: &str = include_str!("../access.toml");
+
+/// Who calls: a system user or a group.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Caller {
+    User(String),
+    Group(String),
+}
+
+/// One row: these members of this interface at this service may be called by these callers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allow {
+    pub service: String,
+    pub interface: String,
+    pub members: Vec<String>,
+    pub callers: Vec<String>,
+}
+
+/// The whole table.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    pub callers: BTreeMap<String, Caller>,
+    pub owners: BTreeMap<String, String>,
+    pub allow: Vec<Allow>,
+}
+
+/// Why the table is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    #[error("the access table is not in its form")]
+    Form(#[source] Box<toml::de::Error>),
+    #[error("the access table names caller {0:?}, which it does not define")]
+    Caller(String),
+}
+
+impl Access {
+    /// Reads a table and checks that every caller it names is defined.
+    pub fn parse(text: &str) -> Result<Self, AccessError> {
+        let table: Self = toml::from_str(text).map_err(|e| AccessError::Form(Box::new(e)))?;
+        let named = table.allow.iter().flat_map(|row| &row.callers).chain(table.owners.values());
+        match named.into_iter().find(|name| !table.callers.contains_key(*name)) {
+            Some(unknown) => Err(AccessError::Caller(unknown.clone())),
+            None => Ok(table),
+        }
+    }
+
+    /// Whether `caller` may call `member` of `interface` at `service` (short names: `Manager`).
+    pub fn allows(&self, caller: &str, service: &str, interface: &str, member: &str) -> bool {
+        self.allow.iter().any(|row| {
+            row.service == service
+                && row.interface == interface
+                && row.members.iter().any(|m| m == member)
+                && row.callers.iter().any(|c| c == caller)
+        })
+    }
+
+    /// The bus policy file of one service.
+    pub fn policy(&self, service: &str) -> String {
+        let name = crate::bus_name(service);
+        let mut xml = String::from(HEADER);
+        if let Some(Caller::User(user)) = self.owners.get(service).and_then(|o| self.callers.get(o)) {
+            let _ = writeln!(xml, "  <policy user=\"{user}\">\n    <allow own=\"{name}\"/>\n  </policy>");
+        }
+        let _ = writeln!(xml, "  <policy context=\"default\">\n    <deny send_destination=\"{name}\"/>\n  </policy>");
+        for (caller, who) in &self.callers {
+            let rules = self.rules(service, caller);
+            if rules.is_empty() {
+                continue;
+            }
+            let _ = match who {
+                Caller::User(user) => writeln!(xml, "  <policy user=\"{user}\">"),
+                Caller::Group(group) => writeln!(xml, "  <policy group=\"{group}\">"),
+            };
+            for (interface, member) in rules {
+                let _ = writeln!(
+                    xml,
+                    "    <allow send_destination=\"{name}\" send_interface=\"{interface}\" send_member=\"{member}\"/>"
+                );
+            }
+            xml.push_str("  </policy>\n");
+        }
+        xml.push_str("</busconfig>\n");
+        xml
+    }
+
+    /// What a caller may send to a service: its rows, and for whoever has a row also reading of properties and introspection.
+    fn rules(&self, service: &str, caller: &str) -> BTreeSet<(String, String)> {
+        let mut rules: BTreeSet<(String, String)> = BTreeSet::new();
+        for row in self.allow.iter().filter(|r| r.service == service && r.callers.iter().any(|c| c == caller)) {
+            let interface = crate::interface_name(&row.interface);
+            rules.extend(row.members.iter().map(|m| (interface.clone(), m.clone())));
+        }
+        if !rules.is_empty() {
+            for (interface, member) in READING {
+                rules.insert(((*interface).to_owned(), (*member).to_owned()));
+            }
+        }
+        rules
+    }
+
+    /// Users and groups in the form of sysusers.d(5).
+    pub fn sysusers(&self) -> String {
+        let mut text = String::from(
+            "# Made from dbus-interfaces/access.toml: one user per service; groups for screens and for administration.\n",
+        );
+        for caller in self.callers.values() {
+            let _ = match caller {
+                Caller::User(user) if user == "root" => Ok(()),
+                Caller::User(user) => writeln!(text, "u {user} - \"Pitstop\" - -"),
+                Caller::Group(group) => writeln!(text, "g {group} - -"),
+            };
+        }
+        // The TPM's device node belongs to this group.
+        text.push_str("g tss - -\nm pitstop-backend-link tss\nm pitstop-validator tss\n");
+        text
+    }
+}
+
+/// What goes with any permission at a service.
+const READING: &[(&str, &str)] = &[
+    ("org.freedesktop.DBus.Introspectable", "Introspect"),
+    ("org.freedesktop.DBus.Peer", "Ping"),
+    ("org.freedesktop.DBus.Properties", "Get"),
+    ("org.freedesktop.DBus.Properties", "GetAll"),
+];
+
+const HEADER: &str = "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN\" \
+\"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">
+<!-- Made from dbus-interfaces/access.toml. Change the table, then run: cargo run -p pitstop-dbus --example write-policy -->
+<busconfig>
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn table() -> Access {
+        Access::parse(TABLE).unwrap()
+    }
+
+    /// Members of an interface, out of its XML.
+    fn methods(interface: &str) -> BTreeSet<String> {
+        let xml = crate::xml(&crate::interface_name(interface)).unwrap();
+        let start = xml.find(&format!("<interface name=\"{}\"", crate::interface_name(interface))).unwrap();
+        let body = &xml[start..start + xml[start..].find("</interface>").unwrap()];
+        body.split("<method name=\"").skip(1).map(|rest| rest[..rest.find('"').unwrap()].to_owned()).collect()
+    }
+
+    #[test]
+    fn the_table_names_every_member_of_the_contract_and_no_other() {
+        let table = table();
+        for interface in crate::INTERFACES {
+            let short = interface.name.rsplit('.').next().unwrap();
+            let named: BTreeSet<String> =
+                table.allow.iter().filter(|r| r.interface == short).flat_map(|r| r.members.clone()).collect();
+            assert_eq!(named, methods(short), "{short}");
+        }
+    }
+
+    #[test]
+    fn the_limits_of_the_design_hold() {
+        let table = table();
+        for member in ["Stage", "Activate", "Commit", "RollBack"] {
+            assert!(!table.allows("backend-link", "Flasher", "Flasher", member));
+            assert!(!table.allows("backend-link", "SelfUpdate", "SelfUpdate", member));
+            assert!(!table.allows("admin", "Flasher", "Flasher", member));
+        }
+        assert!(!table.allows("manager", "Hmi", "Prompt", "Answer"));
+        assert!(!table.allows("manager", "Validator", "Validator", "OpenAdmitted"));
+        assert!(!table.allows("root", "Hmi", "Prompt", "Answer"));
+    }
+
+    #[test]
+    fn the_files_of_the_overlay_are_current() {
+        let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rootfs-overlay");
+        let table = table();
+        for service in table.owners.keys() {
+            let file = overlay.join(format!("usr/share/dbus-1/system.d/{}.conf", crate::bus_name(service)));
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), table.policy(service), "{}", file.display());
+        }
+        let users = std::fs::read_to_string(overlay.join("usr/lib/sysusers.d/pitstop.conf")).unwrap();
+        assert_eq!(users, table.sysusers());
+    }
+}
