@@ -1,0 +1,11 @@
+//! A simulated vehicle in memory: ECUs with banks, slots with a boot decision, a driver, storage; and the smallest
+//! possible driver of the machine. Power can be cut at any numbered point: before, within and after every effect,
+//! before and after every durable write.
+
+mod drive;
+mod slots;
+mod world;
+
+pub use drive::{Outcome, live_on, run};
+pub use slots::SimSlots;
+pub use world::{Careless, Faults, Power, SimEcu, Stop, World, decision, facts, software};

@@ -1,0 +1,5 @@
+mod cuts;
+mod old_reader;
+mod plans;
+mod properties;
+mod table;
