@@ -1,1 +1,53 @@
-fn main() {}
+//! `cargo xtask …`: set-up, demonstration, tests, lints, benchmarks, container.
+//!
+//! It depends on next to nothing, so that it builds in seconds on a bare machine and can say what is missing there.
+
+mod container;
+mod demo;
+mod lint;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND [options]
+
+  setup [--check]      install what the other commands need (as root), or name the one command that does
+  demo [options]       the main job on this machine: one campaign updates a whole simulated vehicle
+                       (`cargo xtask demo --help` lists its options and scenarios)
+  test [FILTER]        all tests
+  lint                 formatting, clippy, licences and bans, XML
+  bench [NAME]         measurements: status (answers while installing), isotp, footprint
+  container [--tag T]  an OCI image of the backend, made by buildah
+
+Every command takes --help; demo, bench and setup take --json.";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match words.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("--help", &[][..]),
+    };
+    let outcome = match command {
+        "setup" => setup::run(rest),
+        "demo" => demo::run(rest),
+        "test" => test::run(rest),
+        "lint" => lint::run(rest),
+        "bench" => demo::bench(rest),
+        "container" => container::run(rest),
+        "--help" | "-h" | "help" => {
+            println!("{HELP}");
+            Ok(())
+        }
+        other => Err(shell::Failure::new(format!("there is no command {other:?}\n\n{HELP}"))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {}", failure.text);
+            ExitCode::from(failure.status)
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Formatting, clippy, licences and bans, XML.
+
+use std::fs;
+use std::process::Command;
+
+use crate::setup;
+use crate::shell::{Failure, Outcome, cargo, has, step, workspace};
+
+pub fn run(args: &[String]) -> Outcome {
+    if args.iter().any(|a| a == "--help" || a == "-h") {
+        println!(
+            "usage: cargo xtask lint\n\ncargo fmt --check, clippy with warnings as errors, cargo-deny (installed if missing), xmllint."
+        );
+        return Ok(());
+    }
+    setup::ensure()?;
+    step("formatting (mend with cargo fmt)", cargo().args(["fmt", "--all", "--check"]))?;
+    step("clippy", cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    step(
+        "the workspace without a TPM library",
+        cargo().args(["check", "--quiet", "-p", "pitstopd", "--no-default-features"]),
+    )?;
+    xml()?;
+    if !has("cargo-deny") {
+        step(
+            "installing cargo-deny",
+            cargo().args(["install", "--quiet", "--locked", "cargo-deny", "--version", "0.20.2"]),
+        )?;
+    }
+    step(
+        "licences, bans and sources",
+        cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]),
+    )?;
+    let advisories = cargo().args(["deny", "--log-level", "error", "check", "advisories"]).output();
+    let advisories = match advisories {
+        Ok(out) if out.status.success() => "advisories checked",
+        _ => "advisories NOT checked: their database is not at hand here",
+    };
+    println!("lint passed; {advisories}");
+    Ok(())
+}
+
+/// Interfaces and bus policies are well-formed.
+fn xml() -> Outcome {
+    let mut files = Vec::new();
+    for folder in ["dbus-interfaces", "rootfs-overlay/usr/share/dbus-1/system.d"] {
+        let folder = workspace().join(folder);
+        let entries = fs::read_dir(&folder).map_err(|e| Failure::new(format!("{}: {e}", folder.display())))?;
+        files.extend(
+            entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|x| x == "xml" || x == "conf")),
+        );
+    }
+    step("XML", Command::new("xmllint").args(["--noout", "--nonet"]).args(files))
+}

@@ -1,0 +1,77 @@
+//! Running other programs and saying what went wrong with them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// Why a command of xtask ends badly; the text says what to do.
+#[derive(Debug)]
+pub struct Failure {
+    pub text: String,
+    /// Exit status for the caller.
+    pub status: u8,
+}
+
+pub type Outcome = Result<(), Failure>;
+
+impl Failure {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), status: 1 }
+    }
+}
+
+/// The workspace's folder.
+pub fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Where cargo puts what it builds.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+/// Whether a program is on the path (or in the folders where servers live).
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let more = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(more).any(|folder| folder.join(program).is_file())
+}
+
+pub fn is_root() -> bool {
+    let uid = Command::new("id").arg("-u").output();
+    uid.is_ok_and(|out| out.stdout.trim_ascii() == b"0")
+}
+
+/// Runs a step with its output on the terminal; tells its name before and its time after.
+pub fn step(name: &str, command: &mut Command) -> Outcome {
+    eprintln!("==> {name}");
+    let start = Instant::now();
+    let status = command.status().map_err(|e| Failure::new(format!("{name}: cannot start {command:?}: {e}")))?;
+    eprintln!("    {name}: {:.1} s", start.elapsed().as_secs_f32());
+    if status.success() {
+        return Ok(());
+    }
+    let code = status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1);
+    Err(Failure { text: format!("{name} failed ({status})"), status: code })
+}
+
+/// Standard output of a program, or why there is none.
+pub fn output(command: &mut Command) -> Result<String, Failure> {
+    let out = command
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|e| Failure::new(format!("cannot start {command:?}: {e}")))?;
+    if out.status.success() {
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    } else {
+        Err(Failure::new(format!("{command:?} failed ({})", out.status)))
+    }
+}

@@ -1,0 +1,46 @@
+//! All tests: the workspace's own, and those against peers nobody here wrote.
+
+use std::process::Command;
+
+use crate::setup;
+use crate::shell::{Outcome, cargo, has, step, workspace};
+
+pub fn run(args: &[String]) -> Outcome {
+    if args.iter().any(|a| a == "--help" || a == "-h") {
+        println!(
+            "usage: cargo xtask test [FILTER]\n\nThe workspace's tests (cargo-nextest where it is installed), then the tests against Python peers."
+        );
+        return Ok(());
+    }
+    setup::ensure()?;
+    let python = setup::peers()?;
+    let mut tests = cargo();
+    if has("cargo-nextest") {
+        tests
+            .args([
+                "nextest",
+                "run",
+                "--workspace",
+                "--no-fail-fast",
+                "--status-level",
+                "fail",
+                "--final-status-level",
+                "fail",
+            ])
+            .args(args);
+    } else {
+        tests.args(["test", "--workspace", "--no-fail-fast", "--quiet"]).args(args);
+    }
+    step("tests of the workspace", &mut tests)?;
+    if !has("cargo-nextest") {
+        eprintln!("    (cargo-nextest is not installed; cargo test ran them)");
+    }
+    step("programs for the peers", cargo().args(["build", "--quiet", "-p", "pitstopd", "-p", "pitstop-ecu-sim"]))?;
+    step(
+        "tests against peers",
+        Command::new(python)
+            .current_dir(workspace())
+            .env("PITSTOP_TARGET", crate::shell::target_dir().join("debug"))
+            .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/peers"]),
+    )
+}
