@@ -1,0 +1,350 @@
+//! The attacks of the Uptane standard's threat list, one test each.
+
+mod world;
+
+use pitstop_types::{ReleaseCounter, Vin};
+use pitstop_uptane::{
+    MAX_SMALL, PairingRole, Repository, Role, Scheme, Signer, Targets, Vehicle, Verification, VerifyError,
+};
+use serde_json::json;
+use world::*;
+
+const BOTH: [Repository; 2] = [Repository::Director, Repository::Image];
+
+#[test]
+fn a_good_cycle_decides_target_and_fallback_of_each_ecu() {
+    for scheme in [Scheme::Ed25519, Scheme::EcdsaP256] {
+        let world = World::with(scheme);
+        let mut trace = Vec::new();
+        let (result, generation) = world.traced(&world.initial(), vehicle(), NOW, &mut trace);
+        let decision = result.unwrap().decision.unwrap();
+        assert_eq!(decision.ecus.len(), 2);
+        let bcm = decision.ecu(&ecu("bcm")).unwrap();
+        assert_eq!((bcm.target.version.as_str(), bcm.target.counter), ("2.0.0", ReleaseCounter(4)));
+        assert_eq!(bcm.fallback.as_ref().unwrap().version.as_str(), "1.0.0");
+        let one = |repo| {
+            ["2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"].map(|file| format!("{repo} {file}"))
+        };
+        assert_eq!(trace, [one("director"), one("image")].concat());
+        // Nothing new: only roots and timestamps are asked for, and the files stay as they are.
+        trace.clear();
+        let (again, same) = world.traced(&generation, vehicle(), NOW, &mut trace);
+        assert!(again.unwrap().decision.is_some());
+        assert_eq!((trace.len(), same), (4, generation));
+    }
+}
+
+#[test]
+fn a_director_that_wants_nothing_gives_no_decision() {
+    let mut world = World::new();
+    world.director.targets = Targets::director(n(1), at(NOW + DAY), vin(), None);
+    let (result, _) = world.cycle(&world.initial(), vehicle(), NOW);
+    assert_eq!(result.unwrap().decision, None);
+}
+
+#[test]
+fn stored_bytes_are_the_served_bytes() {
+    let world = World::new();
+    let generation = world.trusted();
+    let served = world.image.files(Repository::Image, None);
+    assert_eq!(generation.image.get("targets").unwrap().as_bytes(), served["1.targets.json"]);
+    assert_eq!(generation.image.get("timestamp").unwrap().as_bytes(), served["timestamp.json"]);
+}
+
+#[test]
+fn without_the_time_nothing_is_valid() {
+    let world = World::new();
+    for now in [None, Some(0), Some(-5)] {
+        assert_eq!(Verification::new(vehicle(), world.initial(), now).unwrap_err(), VerifyError::TimeUnknown);
+    }
+}
+
+#[test]
+fn replay_of_another_vehicles_files_is_refused_with_and_without_targets() {
+    let other = Vehicle { vin: Vin::new("WP0ZZZ99ZTS392125").unwrap(), ..vehicle() };
+    let mut world = World::new();
+    assert_eq!(name(world.cycle(&world.initial(), other.clone(), NOW).0), "Replay");
+    world.director.targets = Targets::director(n(1), at(NOW + DAY), vin(), None);
+    assert_eq!(name(world.cycle(&world.initial(), other, NOW).0), "Replay");
+    let mut world = World::new();
+    world.director.targets.vin = None;
+    assert_eq!(world.outcome(), "Replay");
+}
+
+#[test]
+fn a_freeze_ends_when_any_role_expires() {
+    for repository in BOTH {
+        for role in Role::ALL {
+            let mut world = World::new();
+            let trusted = world.trusted();
+            let expiry = world.repo(repository).expires[&role];
+            assert!(world.cycle(&trusted, vehicle(), NOW + DAY - 1).0.is_ok());
+            assert_eq!(name(world.cycle(&trusted, vehicle(), expiry).0), "Expired");
+            // The same for a device that has stored nothing yet.
+            assert_eq!(name(world.cycle(&world.initial(), vehicle(), expiry).0), "Expired");
+        }
+    }
+}
+
+#[test]
+fn an_old_set_is_a_rollback_and_leaves_the_store_byte_for_byte() {
+    for repository in BOTH {
+        let mut world = World::new();
+        let old = world.repo(repository).files(repository, None);
+        world.repo(repository).bump();
+        let trusted = world.trusted();
+        world.serve =
+            Some(Box::new(move |repo, file, bytes| if repo == repository { old.get(file).cloned() } else { bytes }));
+        let (result, after) = world.cycle(&trusted, vehicle(), NOW);
+        assert_eq!(name(result), "Rollback");
+        assert_eq!(after, trusted);
+    }
+}
+
+#[test]
+fn each_role_going_back_one_version_is_a_rollback() {
+    for repository in BOTH {
+        for role in ["timestamp", "snapshot", "targets"] {
+            let mut world = World::new();
+            world.repo(repository).bump();
+            let trusted = world.trusted();
+            if role == "targets" {
+                // Timestamp and snapshot go on; the targets they list go back.
+                world.repo(repository).version += 1;
+            }
+            world.edit = Some(Box::new(move |repo, name, payload| {
+                if repo == repository && name == role {
+                    payload["version"] = json!(1);
+                }
+            }));
+            if role == "snapshot" {
+                // The timestamp goes on and lists a snapshot that went back.
+                world.repo(repository).version += 1;
+            }
+            let (result, after) = world.cycle(&trusted, vehicle(), NOW);
+            assert_eq!(name(result), "Rollback", "{repository} {role}");
+            assert_eq!(after.director.get("targets"), trusted.director.get("targets"));
+        }
+    }
+}
+
+#[test]
+fn a_role_that_vanishes_from_the_snapshot_is_refused() {
+    let mut world = World::new();
+    let supplier = key(Scheme::Ed25519);
+    let role = Targets::image(n(1), at(NOW + DAY));
+    world.image.targets.delegate("supplier", [supplier.public()], 1, &["gps/*"], false).unwrap();
+    world.image.delegated.push(("supplier".into(), role, vec![supplier]));
+    let trusted = world.trusted();
+    world.image.version += 1;
+    world.image.delegated.clear();
+    assert_eq!(name(world.cycle(&trusted, vehicle(), NOW).0), "MixAndMatch");
+}
+
+#[test]
+fn mixing_files_of_two_times_is_refused() {
+    for repository in BOTH {
+        for role in ["snapshot", "targets"] {
+            let mut world = World::new();
+            let old = world.repo(repository).files(repository, None);
+            world.repo(repository).targets.header.expires = at(NOW + 2 * DAY);
+            *world.repo(repository).expires.get_mut(&Role::Snapshot).unwrap() += 1;
+            let file = format!("1.{role}.json");
+            world.serve =
+                Some(Box::new(
+                    move |repo, name, bytes| {
+                        if repo == repository && name == file { old.get(name).cloned() } else { bytes }
+                    },
+                ));
+            assert_eq!(world.refusal(), "MixAndMatch", "{repository} {role}");
+        }
+    }
+}
+
+#[test]
+fn the_same_timestamp_version_with_other_content_is_left_alone() {
+    let mut world = World::new();
+    let trusted = world.trusted();
+    world.director.expires.insert(Role::Timestamp, NOW + 30 * DAY);
+    let (result, after) = world.cycle(&trusted, vehicle(), NOW);
+    assert!(result.is_ok());
+    assert_eq!(after, trusted);
+    assert_eq!(name(world.cycle(&trusted, vehicle(), NOW + DAY).0), "Expired");
+}
+
+#[test]
+fn one_repositorys_files_do_not_pass_for_the_others() {
+    let mut world = World::new();
+    let image = world.image.files(Repository::Image, None);
+    world.serve = Some(Box::new(
+        move |repo, file, bytes| if repo == Repository::Director { image.get(file).cloned() } else { bytes },
+    ));
+    assert_eq!(world.refusal(), "UnmetThreshold");
+    // Even with the same keys: the root is bound to its repository.
+    let world = World::new();
+    let root = String::from_utf8(world.image.roots[0].bytes.clone()).unwrap();
+    let confused = pitstop_uptane::Generation::initial(root.clone(), root);
+    assert_eq!(name(world.cycle(&confused, vehicle(), NOW).0), "StoreCorrupt");
+}
+
+#[test]
+fn a_director_alone_can_install_nothing() {
+    let mut world = World::new();
+    let path = "bcm/9.raucb";
+    world.director.targets.targets.remove("bcm/2.0.0.raucb");
+    world.director.targets.list_director(path, directed("bcm", "9.0.0", 9, PairingRole::Target)).unwrap();
+    assert_eq!(world.outcome(), "TargetMismatch");
+}
+
+#[test]
+fn an_image_repository_alone_directs_nothing() {
+    let mut world = World::new();
+    world.image.targets.list_image("bcm/9.raucb", image("bcm", "9.0.0", 9)).unwrap();
+    let (result, _) = world.cycle(&world.initial(), vehicle(), NOW);
+    assert_eq!(result.unwrap().decision.unwrap().ecu(&ecu("bcm")).unwrap().target.version.as_str(), "2.0.0");
+}
+
+#[test]
+fn an_old_image_that_both_repositories_list_is_refused_below_the_floor() {
+    for part in ["tcu", "bcm"] {
+        let world = World::new();
+        let mut raised = vehicle();
+        raised.floors.insert(ecu(part), ReleaseCounter(9));
+        assert_eq!(name(world.cycle(&world.initial(), raised, NOW).0), "ImageRollback");
+    }
+    // The fallback may stand on the floor itself: equal is allowed.
+    assert!(World::new().cycle(&World::new().initial(), vehicle(), NOW).0.is_err(), "other keys");
+}
+
+#[test]
+fn endless_and_oversized_files_are_refused_before_they_are_read() {
+    for repository in BOTH {
+        for file in ["2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"] {
+            let mut world = World::new();
+            world.serve = Some(Box::new(move |repo, name, bytes| {
+                if repo == repository && name == file { Some(vec![b' '; 9 * 1024 * 1024]) } else { bytes }
+            }));
+            assert_eq!(world.refusal(), "Oversized", "{repository} {file}");
+        }
+    }
+    let machine = Verification::new(vehicle(), World::new().initial(), Some(NOW)).unwrap();
+    assert_eq!(machine.poll_fetch().unwrap().limit, MAX_SMALL);
+}
+
+#[test]
+fn a_missing_file_is_named_and_the_next_cycle_goes_on() {
+    for repository in BOTH {
+        for file in ["timestamp.json", "1.snapshot.json", "1.targets.json"] {
+            let mut world = World::new();
+            world.serve = Some(Box::new(move |repo, name, bytes| bytes.filter(|_| repo != repository || name != file)));
+            let (result, half) = world.cycle(&world.initial(), vehicle(), NOW);
+            assert_eq!(name(result), "Missing");
+            world.serve = None;
+            // Nothing was bumped: an interrupted cycle resumes with the same versions (a stored snapshot is not "complete").
+            assert!(world.cycle(&half, vehicle(), NOW).0.unwrap().decision.is_some(), "{repository} {file}");
+        }
+    }
+}
+
+#[test]
+fn a_fast_forwarded_repository_recovers_by_a_root_with_new_keys() {
+    const LAST: u64 = 1 << 53;
+    for repository in BOTH {
+        let mut world = World::new();
+        let good = world.repo(repository).version;
+        world.repo(repository).version = LAST;
+        let trusted = world.trusted();
+        world.repo(repository).version = good + 1;
+        world.repo(repository).targets.header.version = n(2);
+        assert_eq!(name(world.cycle(&trusted, vehicle(), NOW).0), "Rollback");
+        let repo = world.repo(repository);
+        repo.keys.timestamp = key(Scheme::Ed25519);
+        repo.keys.snapshot = key(Scheme::Ed25519);
+        let root = repo.next_root(repository, &[]);
+        repo.roots.push(root);
+        let (result, after) = world.cycle(&trusted, vehicle(), NOW);
+        assert!(result.is_ok(), "{repository}: {result:?}");
+        assert!(world.cycle(&after, vehicle(), NOW).0.is_ok());
+    }
+}
+
+#[test]
+fn a_version_beyond_what_json_keeps_is_refused_when_it_is_read() {
+    for version in [json!((1_u64 << 53) + 1), json!(u64::MAX), json!(0), json!(-1), json!(1.5), json!("1"), json!(null)]
+    {
+        let mut world = World::new();
+        world.edit = Some(Box::new(move |repo, role, payload| {
+            if repo == Repository::Director && role == "timestamp" {
+                payload["version"] = version.clone();
+            }
+        }));
+        assert_eq!(world.refusal(), "Malformed");
+    }
+}
+
+#[test]
+fn a_damaged_store_fails_closed() {
+    let world = World::new();
+    let trusted = world.trusted();
+    let text = serde_json::to_string(&trusted).unwrap();
+    let spoilt = text.replacen("bcm/2.0.0", "bcm/3.0.0", 1);
+    let spoilt = serde_json::from_str(&spoilt).unwrap();
+    assert_eq!(name(world.cycle(&spoilt, vehicle(), NOW).0), "StoreCorrupt");
+    let empty = serde_json::from_str(r#"{"director":{},"image":{}}"#).unwrap();
+    assert_eq!(name(world.cycle(&empty, vehicle(), NOW).0), "StoreCorrupt");
+}
+
+#[test]
+fn no_flipped_byte_of_any_served_file_is_accepted() {
+    for repository in BOTH {
+        for role in ["timestamp.json", "1.snapshot.json", "1.targets.json"] {
+            let length = World::new().repo(repository).files(repository, None)[role].len();
+            let mut world = World::new();
+            let initial = world.initial();
+            for index in (0..length).step_by(7) {
+                world.serve = Some(Box::new(move |repo, name, bytes| {
+                    let mut bytes = bytes?;
+                    if repo == repository
+                        && name == role
+                        && let Some(byte) = bytes.get_mut(index)
+                    {
+                        *byte ^= 0x01;
+                    }
+                    Some(bytes)
+                }));
+                assert!(world.cycle(&initial, vehicle(), NOW).0.is_err(), "{repository} {role} byte {index}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_order_past_its_day_or_too_far_ahead_is_refused() {
+    for (install_by, expected) in
+        [(NOW, "InstallBy"), (NOW + 30 * DAY + 1, "InstallBy"), (NOW + 30 * DAY, "accepted"), (NOW + 1, "accepted")]
+    {
+        let mut world = World::new();
+        world.director.targets.order.as_mut().unwrap().install_by = install_by;
+        assert_eq!(world.outcome(), expected);
+    }
+}
+
+#[test]
+fn a_floor_that_a_release_demands_comes_with_the_approval() {
+    let mut world = World::new();
+    world.edit = Some(Box::new(|_, role, payload| {
+        if role == "targets" {
+            payload["targets"]["bcm/2.0.0.raucb"]["custom"]["shall_match"]["security_floor"] = json!(4);
+        }
+    }));
+    let (result, _) = world.cycle(&world.initial(), vehicle(), NOW);
+    let approval = result.unwrap();
+    assert_eq!(approval.floors, [(ecu("bcm"), ReleaseCounter(4))].into());
+    assert!(approval.decision.is_some());
+    world.edit = Some(Box::new(|_, role, payload| {
+        if role == "targets" {
+            payload["targets"]["bcm/2.0.0.raucb"]["custom"]["shall_match"]["security_floor"] = json!(5);
+        }
+    }));
+    assert_eq!(world.refusal(), "TargetMismatch");
+}

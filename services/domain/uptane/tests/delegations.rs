@@ -1,0 +1,228 @@
+//! Delegations of the Image repository: order, ends, thresholds, and roles reached by two ways.
+
+mod world;
+
+use pitstop_uptane::{MemorySigner, Repository, Scheme, Signer, Targets};
+use serde_json::json;
+use world::*;
+
+/// An Image repository in which `bcm/2.0.0.raucb` is only listed by those delegated roles that `list` names.
+struct Graph {
+    world: World,
+}
+
+const PATH: &str = "bcm/2.0.0.raucb";
+
+fn role() -> Targets {
+    Targets::image(n(1), at(NOW + DAY))
+}
+
+fn listing() -> Targets {
+    let mut role = role();
+    role.list_image(PATH, image("bcm", "2.0.0", 4)).unwrap();
+    role
+}
+
+impl Graph {
+    fn new() -> Self {
+        let mut world = World::new();
+        world.image.targets.targets.remove(PATH);
+        Self { world }
+    }
+
+    fn add(&mut self, name: &str, role: Targets, keys: Vec<MemorySigner>) {
+        self.world.image.delegated.push((name.to_owned(), role, keys));
+    }
+
+    fn top(&mut self, name: &str, key: &MemorySigner, paths: &[&str], terminating: bool) {
+        self.world.image.targets.delegate(name, [key.public()], 1, paths, terminating).unwrap();
+    }
+
+    /// What comes out, and which delegated files were asked for.
+    fn run(&self) -> (&'static str, Vec<String>) {
+        let mut trace = Vec::new();
+        let (result, _) = self.world.traced(&self.world.initial(), vehicle(), NOW, &mut trace);
+        let tops = ["root.json", "timestamp.json", "snapshot.json", "targets.json"];
+        let asked = trace.into_iter().filter_map(|line| line.strip_prefix("image 1.").map(str::to_owned));
+        (name(result), asked.filter(|file| !tops.contains(&file.as_str())).collect())
+    }
+}
+
+fn ed() -> MemorySigner {
+    key(Scheme::Ed25519)
+}
+
+#[test]
+fn the_first_delegation_that_lists_a_path_speaks() {
+    let (a, b) = (ed(), ed());
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["bcm/*"], false);
+    graph.top("b", &b, &["*/*"], false);
+    graph.add("a", role(), vec![a]);
+    graph.add("b", listing(), vec![b]);
+    assert_eq!(graph.run(), ("accepted", vec!["a.json".to_owned(), "b.json".to_owned()]));
+}
+
+#[test]
+fn a_terminating_delegation_ends_the_search() {
+    let (a, b) = (ed(), ed());
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["bcm/*"], true);
+    graph.top("b", &b, &["bcm/*"], false);
+    graph.add("a", role(), vec![a]);
+    graph.add("b", listing(), vec![b]);
+    assert_eq!(graph.run(), ("TargetMismatch", vec!["a.json".to_owned()]));
+}
+
+#[test]
+fn a_terminating_delegation_of_other_paths_ends_nothing() {
+    let (a, b) = (ed(), ed());
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["gps/*"], true);
+    graph.top("b", &b, &["bcm/*"], false);
+    graph.add("a", listing(), vec![a]);
+    graph.add("b", listing(), vec![b]);
+    assert_eq!(graph.run(), ("accepted", vec!["b.json".to_owned()]));
+}
+
+#[test]
+fn a_role_outside_its_paths_is_not_even_asked() {
+    let a = ed();
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["gps/*", "BCM/*", "*", "bcm/*/*"], false);
+    graph.add("a", listing(), vec![a]);
+    assert_eq!(graph.run(), ("TargetMismatch", vec![]));
+}
+
+#[test]
+fn search_is_depth_first_and_cycles_end() {
+    let (a, b, c) = (ed(), ed(), ed());
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["bcm/*"], false);
+    graph.top("c", &c, &["bcm/*"], false);
+    let mut role_a = role();
+    role_a.delegate("b", [b.public()], 1, &["bcm/*"], false).unwrap();
+    let mut role_b = role();
+    role_b.delegate("a", [a.public()], 1, &["bcm/*"], false).unwrap();
+    graph.add("a", role_a, vec![a]);
+    graph.add("b", role_b, vec![b]);
+    graph.add("c", listing(), vec![c]);
+    assert_eq!(graph.run(), ("accepted", ["a.json", "b.json", "c.json"].map(str::to_owned).to_vec()));
+}
+
+#[test]
+fn a_chain_is_followed_only_so_far() {
+    let mut graph = Graph::new();
+    let keys: Vec<_> = (0..40).map(|_| ed()).collect();
+    graph.top("r0", &keys[0], &["bcm/*"], false);
+    let publics: Vec<_> = keys.iter().map(|key| key.public().clone()).collect();
+    for (index, key) in keys.into_iter().enumerate() {
+        let mut role = if index == 39 { listing() } else { role() };
+        if let Some(next) = publics.get(index + 1) {
+            role.delegate(&format!("r{}", index + 1), [next], 1, &["bcm/*"], false).unwrap();
+        }
+        graph.add(&format!("r{index}"), role, vec![key]);
+    }
+    let (outcome, asked) = graph.run();
+    assert_eq!((outcome, asked.len()), ("TargetMismatch", 32));
+}
+
+#[test]
+fn a_role_that_is_good_by_one_delegator_is_not_believed_by_another() {
+    // a (its own key) delegates to `leaf` with the right key and does not match the path; b delegates to `leaf` with another.
+    let (a, b, right, wrong) = (ed(), ed(), ed(), ed());
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["*/*"], false);
+    graph.top("b", &b, &["bcm/*"], false);
+    let mut role_a = role();
+    // Reached for the tcu's path only.
+    graph.world.image.targets.targets.remove("tcu/2.0.0.raucb");
+    role_a.delegate("leaf", [right.public()], 1, &["tcu/*"], false).unwrap();
+    let mut role_b = role();
+    role_b.delegate("leaf", [wrong.public()], 1, &["bcm/*"], false).unwrap();
+    let mut leaf = listing();
+    leaf.list_image("tcu/2.0.0.raucb", image("tcu", "2.0.0", 2)).unwrap();
+    graph.add("a", role_a, vec![a]);
+    graph.add("b", role_b, vec![b]);
+    graph.add("leaf", leaf, vec![right]);
+    assert_eq!(graph.run().0, "UnmetThreshold");
+}
+
+#[test]
+fn thresholds_of_delegations_hold() {
+    for (signers, expected) in [(1, "UnmetThreshold"), (2, "accepted")] {
+        let keys = [ed(), ed(), ed()];
+        let mut graph = Graph::new();
+        graph.world.image.targets.delegate("s", keys.iter().map(Signer::public), 2, &["bcm/*"], false).unwrap();
+        graph.add("s", listing(), keys.into_iter().take(signers).collect());
+        assert_eq!(graph.run().0, expected);
+    }
+}
+
+#[test]
+fn delegated_roles_go_through_the_same_checks_as_top_level_ones() {
+    let with = |change: fn(&mut serde_json::Value)| {
+        let a = ed();
+        let mut graph = Graph::new();
+        graph.top("a", &a, &["bcm/*"], false);
+        graph.add("a", listing(), vec![a]);
+        graph.world.edit = Some(Box::new(move |repo, name, payload| {
+            if repo == Repository::Image && name == "a" {
+                change(payload);
+            }
+        }));
+        graph.run().0
+    };
+    assert_eq!(with(|_| ()), "accepted");
+    assert_eq!(with(|p| p["expires"] = json!("2020-01-01T00:00:00Z")), "Expired");
+    assert_eq!(with(|p| p["_type"] = json!("snapshot")), "Malformed");
+    assert_eq!(with(|p| p["version"] = json!(0)), "Malformed");
+    assert_eq!(with(|p| p["targets"][PATH]["length"] = json!(7)), "TargetMismatch");
+}
+
+#[test]
+fn a_delegated_role_that_goes_back_or_is_not_in_the_snapshot_is_refused() {
+    let a = ed();
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["bcm/*"], false);
+    let mut newer = listing();
+    newer.header.version = n(2);
+    graph.add("a", newer, vec![a]);
+    let world = &mut graph.world;
+    let (result, trusted) = world.cycle(&world.initial(), vehicle(), NOW);
+    result.unwrap();
+    world.image.version += 1;
+    world.image.delegated[0].1.header.version = n(1);
+    assert_eq!(name(world.cycle(&trusted, vehicle(), NOW).0), "Rollback");
+    let mut graph = Graph::new();
+    graph.top("ghost", &ed(), &["bcm/*"], false);
+    assert_eq!(graph.run().0, "MixAndMatch");
+}
+
+#[test]
+fn a_stored_delegated_role_is_used_again_and_verified_again() {
+    let a = ed();
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["bcm/*"], false);
+    graph.add("a", listing(), vec![a]);
+    let world = &mut graph.world;
+    let (_, trusted) = world.cycle(&world.initial(), vehicle(), NOW);
+    assert!(trusted.image.get("a").is_some());
+    let mut trace = Vec::new();
+    assert!(world.traced(&trusted, vehicle(), NOW, &mut trace).0.is_ok());
+    assert!(!trace.iter().any(|line| line.ends_with("a.json")), "{trace:?}");
+    // The delegator gives the role another key: the stored copy does not count any more.
+    let key = ed();
+    world.image.targets.delegations = None;
+    world.image.targets.delegate("a", [key.public()], 1, &["bcm/*"], false).unwrap();
+    world.image.bump();
+    assert_eq!(name(world.cycle(&trusted, vehicle(), NOW).0), "UnmetThreshold");
+}
+
+#[test]
+fn names_that_could_leave_a_folder_are_no_role_names() {
+    let key = ed();
+    for bad in ["../x", "/x", "?", "#", "a b", "targets", "Root", "", ".x", "a..b", "a/b", "é"] {
+        assert!(role().delegate(bad, [key.public()], 1, &["x"], false).is_err(), "{bad:?}");
+    }
+}
