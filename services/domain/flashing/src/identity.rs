@@ -77,7 +77,8 @@ mod tests {
     #[test]
     fn padded_texts_are_read_and_a_refusal_means_no_software() {
         let mut ecu = EcuIdentity::default();
-        let answer = |did: Did, value: &[u8]| Response::ReadDataByIdentifier { records: [&did.0.to_be_bytes(), value].concat() };
+        let answer =
+            |did: Did, value: &[u8]| Response::ReadDataByIdentifier { records: [&did.0.to_be_bytes(), value].concat() };
         ecu.take(&IDS, IDS.hardware, &answer(IDS.hardware, b"bcm-a1\0\0\0"));
         ecu.take(&IDS, IDS.version, &answer(IDS.version, b"1.0.0   "));
         ecu.take(&IDS, IDS.software_number, &answer(IDS.software_number, b"PS-1\xFF\xFF"));

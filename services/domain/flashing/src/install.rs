@@ -152,10 +152,18 @@ enum State {
     /// Ends what an interrupted try left open: the default session closes transfers and locks.
     Recover,
     /// The ECU may be starting: reopen and ask until it answers.
-    Reopen { until: Monotonic, boot: bool },
-    Probe { until: Monotonic },
+    Reopen {
+        until: Monotonic,
+        boot: bool,
+    },
+    Probe {
+        until: Monotonic,
+    },
     /// Goes on with `then`.
-    Pause { time: Duration, then: Box<State> },
+    Pause {
+        time: Duration,
+        then: Box<State>,
+    },
     /// The current step's request.
     Step(StepState),
     /// Back to the default session, then the end.
@@ -171,8 +179,12 @@ enum StepState {
     /// Identify and verify: which DID is being asked.
     Read(usize),
     Seed,
-    Key { seed: Vec<u8> },
-    SendKey { key: Vec<u8> },
+    Key {
+        seed: Vec<u8>,
+    },
+    SendKey {
+        key: Vec<u8>,
+    },
     Write,
 }
 
@@ -215,7 +227,9 @@ impl Installation {
         let written = self.writer.as_ref().is_some_and(Writer::is_done);
         match self.step().map(|step| &step.kind) {
             Some(StepKind::Verify) => Phase::Verifying,
-            Some(StepKind::Routine { .. } | StepKind::Reset { .. }) if self.order.job != Job::Install => Phase::Activating,
+            Some(StepKind::Routine { .. } | StepKind::Reset { .. }) if self.order.job != Job::Install => {
+                Phase::Activating
+            }
             _ if written => Phase::Verifying,
             _ => Phase::Preparing,
         }

@@ -98,7 +98,10 @@ impl TransferPlan {
     /// Checks the ECU's identification and plans the transfer. Nothing to do gives a plan without groups.
     pub fn new(input: &PlanInput<'_>) -> Result<Self, PlanError> {
         check_identity(input)?;
-        let to = Ident { software_number: input.description.after.software_number.clone(), version: input.description.after.version.clone() };
+        let to = Ident {
+            software_number: input.description.after.software_number.clone(),
+            version: input.description.after.version.clone(),
+        };
         let mut plan = Self {
             ecu: input.ecu.clone(),
             hardware: input.hardware.clone(),
@@ -174,7 +177,8 @@ impl TransferPlan {
     /// Leaves out groups that are right already. The seal is written again with anything else: between the first erase and
     /// the last block it must not vouch for software that is only half there.
     fn keep_right_groups(&mut self, profile: &Profile) {
-        let is_right = |group: &Group| group.segments.iter().all(|number| self.segments.get(*number).is_some_and(|s| s.right));
+        let is_right =
+            |group: &Group| group.segments.iter().all(|number| self.segments.get(*number).is_some_and(|s| s.right));
         if self.groups.iter().all(is_right) {
             return self.groups.clear();
         }
@@ -191,10 +195,14 @@ impl TransferPlan {
         if self.is_nothing() {
             return Duration::ZERO;
         }
-        let erased: u64 = self.groups.iter().map(|group| match group.erase {
-            Some(range) => range.size,
-            None => self.segments.iter().map(|s| u64::from(s.memory_length)).sum(),
-        }).sum();
+        let erased: u64 = self
+            .groups
+            .iter()
+            .map(|group| match group.erase {
+                Some(range) => range.size,
+                None => self.segments.iter().map(|s| u64::from(s.memory_length)).sum(),
+            })
+            .sum();
         let erase = Duration::from_millis(erased / 1024 * u64::from(profile.erase.ms_per_kib));
         let send = Duration::from_millis(self.bytes() * 1000 / u64::from(profile.transfer.bytes_per_second.max(1)));
         // A start of the loader and one of the new software; a dual-bank ECU goes on working meanwhile.
@@ -219,7 +227,9 @@ fn check_identity(input: &PlanInput<'_>) -> Result<(), PlanError> {
         });
     }
     let (expect, found) = (&input.description.expect, &input.identity.software_number);
-    let replaceable = expect.is_empty() || expect.software_numbers.contains(found) || *found == input.description.after.software_number;
+    let replaceable = expect.is_empty()
+        || expect.software_numbers.contains(found)
+        || *found == input.description.after.software_number;
     if !replaceable && !input.identity.in_bootloader() {
         return Err(PlanError::NotReplaceable { ecu: input.ecu.clone(), found: found.clone() });
     }
@@ -253,7 +263,12 @@ fn planned_segments(input: &PlanInput<'_>) -> Result<Vec<PlannedSegment>, PlanEr
 
 /// What lies between the blank runs. Packed data is sent whole: its bytes are not those of the memory.
 fn pieces(segment: &Segment, blanks: &[Range<u64>]) -> Vec<Piece> {
-    let whole = Piece { address: segment.address, offset: segment.offset, length: segment.length, memory_length: segment.memory_len() };
+    let whole = Piece {
+        address: segment.address,
+        offset: segment.offset,
+        length: segment.length,
+        memory_length: segment.memory_len(),
+    };
     if segment.data_format != 0 {
         return vec![whole];
     }
@@ -265,7 +280,12 @@ fn pieces(segment: &Segment, blanks: &[Range<u64>]) -> Vec<Piece> {
         if end > at {
             // Both fit: they are below the segment's 32-bit length, and its end below 2^32.
             let (skip, bytes) = (at as u32, (end - at) as u32);
-            out.push(Piece { address: segment.address + skip, offset: segment.offset + at, length: bytes, memory_length: bytes });
+            out.push(Piece {
+                address: segment.address + skip,
+                offset: segment.offset + at,
+                length: bytes,
+                memory_length: bytes,
+            });
         }
         at = at.max(blank.end.min(length));
     }

@@ -86,7 +86,10 @@ pub struct Transfer {
 pub enum Security {
     None,
     /// 0x27 with a plug-in that knows the key function; `level` is the odd requestSeed sub-function.
-    SeedKey { plugin: String, level: u8 },
+    SeedKey {
+        plugin: String,
+        level: u8,
+    },
 }
 
 /// Values put into a routine's option record, in their order.
@@ -237,7 +240,9 @@ impl Profile {
                 job_error(Job::Activate, "a single-bank ECU has install only")
             }
             Banks::Single => Ok(()),
-            Banks::Dual if verify.is_some() => job_error(install, "of a dual-bank ECU leaves the running software: no verify step"),
+            Banks::Dual if verify.is_some() => {
+                job_error(install, "of a dual-bank ECU leaves the running software: no verify step")
+            }
             Banks::Dual => {
                 for job in [Job::Activate, Job::RollBack] {
                     if at(job, |kind| *kind == StepKind::Verify).is_none() {

@@ -256,7 +256,8 @@ impl FileEcu {
         if self.id.is_tcu() {
             return Err(wrong("the TCU stands in [tcu], not among the ECUs that are flashed"));
         }
-        let plain = self.profile.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+        let plain =
+            self.profile.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
         if self.profile.is_empty() || self.profile.len() > 32 || !plain {
             return Err(wrong("profile names are 1 to 32 of a-z, 0-9, - and _"));
         }
@@ -273,7 +274,15 @@ impl FileEcu {
             (BusKind::Doip { .. }, ..) => return Err(wrong("on DoIP it has address and no CAN identifiers")),
             _ => return Err(wrong("on CAN it has request and response and no address")),
         };
-        Ok(Ecu { id: self.id, hardware: self.hardware, bus: self.bus, address, via: self.via, banks: self.banks, profile: self.profile })
+        Ok(Ecu {
+            id: self.id,
+            hardware: self.hardware,
+            bus: self.bus,
+            address,
+            via: self.via,
+            banks: self.banks,
+            profile: self.profile,
+        })
     }
 }
 

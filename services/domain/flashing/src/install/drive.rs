@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use pitstop_uds::{
-    Addressing, Monotonic, Request, ResetType, Response, RoutineAction, SessionType, StepLimits,
-};
+use pitstop_uds::{Addressing, Monotonic, Request, ResetType, Response, RoutineAction, SessionType, StepLimits};
 
 use super::write::{Writer, Written};
 use super::{Act, Failure, Gate, Installation, Outcome, State, StepState, Success};
@@ -48,7 +46,11 @@ impl Installation {
     pub fn handle_permit(&mut self, granted: bool) {
         if !granted {
             let failure = Failure::Denied { ecu: self.order.ecu.clone() };
-            self.state = if matches!(self.state, State::Gate) { State::Ended(Box::new(Err(failure))) } else { self.fail(failure) };
+            self.state = if matches!(self.state, State::Gate) {
+                State::Ended(Box::new(Err(failure)))
+            } else {
+                self.fail(failure)
+            };
             return;
         }
         match (&self.state, &mut self.writer) {
@@ -168,7 +170,10 @@ impl Installation {
             StepState::Plain => self.plain_act(step),
             StepState::Read(number) => {
                 let dids = EcuIdentity::dids(&self.profile.identification);
-                self.send(Request::ReadDataByIdentifier { dids: dids.get(*number).copied().into_iter().collect() }, step.limit)
+                self.send(
+                    Request::ReadDataByIdentifier { dids: dids.get(*number).copied().into_iter().collect() },
+                    step.limit,
+                )
             }
             StepState::Seed => self.send(Request::SecurityAccess { level: self.level(), data: Vec::new() }, step.limit),
             StepState::Key { seed } => {
@@ -191,11 +196,15 @@ impl Installation {
     fn plain_act(&self, step: &Step) -> Act {
         let request = match &step.kind {
             StepKind::Session { session, .. } => Request::DiagnosticSessionControl { session: *session },
-            StepKind::Routine { routine, option, .. } => {
-                Request::RoutineControl { action: RoutineAction::Start, routine: *routine, option: option.as_slice().to_vec() }
-            }
+            StepKind::Routine { routine, option, .. } => Request::RoutineControl {
+                action: RoutineAction::Start,
+                routine: *routine,
+                option: option.as_slice().to_vec(),
+            },
             StepKind::Request { request, .. } => request.clone(),
-            StepKind::Fingerprint { did, bytes } => Request::WriteDataByIdentifier { did: *did, data: bytes.as_slice().to_vec() },
+            StepKind::Fingerprint { did, bytes } => {
+                Request::WriteDataByIdentifier { did: *did, data: bytes.as_slice().to_vec() }
+            }
             StepKind::Reset { reset } => Request::EcuReset { reset: *reset },
             StepKind::Identify | StepKind::Verify | StepKind::Unlock | StepKind::Write => Request::TesterPresent,
         };
@@ -292,14 +301,20 @@ impl Installation {
     fn routine_answer(&mut self, wanted: &HexBytes, response: &Response) -> State {
         match response {
             Response::RoutineControl { status, .. } if status.starts_with(wanted.as_slice()) => self.next_step(),
-            Response::RoutineControl { status, .. } => self.wrong_answer(&format!("status {}", HexBytes::new(status.clone()))),
+            Response::RoutineControl { status, .. } => {
+                self.wrong_answer(&format!("status {}", HexBytes::new(status.clone())))
+            }
             other => self.wrong_answer(&format!("{other:?}")),
         }
     }
 
     fn request_answer(&mut self, expect: &HexBytes, response: &Response) -> State {
         let bytes = response.encode().unwrap_or_default();
-        if bytes.starts_with(expect.as_slice()) { self.next_step() } else { self.wrong_answer(&HexBytes::new(bytes).to_string()) }
+        if bytes.starts_with(expect.as_slice()) {
+            self.next_step()
+        } else {
+            self.wrong_answer(&HexBytes::new(bytes).to_string())
+        }
     }
 
     fn wrong_answer(&self, found: &str) -> State {
@@ -329,11 +344,13 @@ impl Installation {
         if self.identity.runs(&self.order.target) {
             return self.next_step();
         }
-        self.fail(Failure::WrongAfter {
-            ecu: self.order.ecu.clone(),
-            expected: self.order.target.version.clone(),
-            found: self.running_text(),
-        })
+        // A reset that never arrived looks the same, so the job starts again, bounded: what is written is found right then.
+        let (ecu, expected) = (self.order.ecu.clone(), self.order.target.version.clone());
+        let failure = Failure::WrongAfter { ecu, expected, found: self.running_text() };
+        match self.restart_or(failure) {
+            State::Recover => self.recover(),
+            state => state,
+        }
     }
 
     fn identified(&mut self) -> State {
@@ -373,7 +390,11 @@ impl Installation {
             Job::Commit => &self.order.target.version,
             _ => self.order.expected.as_ref().unwrap_or(&self.order.target.version),
         };
-        Err(Failure::UnexpectedSoftware { ecu: self.order.ecu.clone(), expected: expected.clone(), found: self.running_text() })
+        Err(Failure::UnexpectedSoftware {
+            ecu: self.order.ecu.clone(),
+            expected: expected.clone(),
+            found: self.running_text(),
+        })
     }
 
     fn running_text(&self) -> String {

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use pitstop_types::EcuId;
 use pitstop_uds::{
-    AddressAndSize, Addressing, BlockLength, Nrc, Reaction, Request, Response, RoutineAction, RoutineId, ServiceId, StepLimits,
+    AddressAndSize, Addressing, BlockLength, Nrc, Reaction, Request, Response, RoutineAction, RoutineId, ServiceId,
+    StepLimits,
 };
 
 use super::react::{Counters, take};
 use super::{Act, Failure, Gate, Outcome, Phase};
+use crate::HexBytes;
 use crate::plan::{Group, Piece, PlannedSegment, TransferPlan};
 use crate::profile::{OptionField, Profile};
-use crate::HexBytes;
 
 /// One thing to do, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +22,15 @@ enum Op {
     PreCheck(usize),
     Gate,
     Erase(usize),
-    Download { group: usize, segment: usize, piece: usize },
-    Check { group: usize, segment: usize },
+    Download {
+        group: usize,
+        segment: usize,
+        piece: usize,
+    },
+    Check {
+        group: usize,
+        segment: usize,
+    },
 }
 
 /// Where within a download.
@@ -45,7 +53,10 @@ pub(super) enum Written {
     Reopen,
     Wait(Duration),
     Lost(String),
-    Restart { service: ServiceId, nrc: Nrc },
+    Restart {
+        service: ServiceId,
+        nrc: Nrc,
+    },
     Failed(Failure),
 }
 
@@ -145,7 +156,9 @@ impl Writer {
     pub(super) fn act(&self, profile: &Profile) -> Act {
         let act = match self.ops.front() {
             Some(Op::Gate) => Some(Act::Permit(Gate::Erase)),
-            Some(Op::PreCheck(segment) | Op::Check { segment, .. }) => self.segment(*segment).map(|s| check_act(profile, s)),
+            Some(Op::PreCheck(segment) | Op::Check { segment, .. }) => {
+                self.segment(*segment).map(|s| check_act(profile, s))
+            }
             Some(Op::Erase(group)) => self.plan.groups.get(*group).map(|g| erase_act(profile, g)),
             Some(Op::Download { segment, piece, .. }) => {
                 self.piece(*segment, *piece).map(|(segment, piece)| self.transfer_act(profile, segment, piece))
@@ -174,7 +187,13 @@ impl Writer {
         }
     }
 
-    pub(super) fn handle_outcome(&mut self, profile: &Profile, ecu: &EcuId, counters: &mut Counters, outcome: Outcome) -> Written {
+    pub(super) fn handle_outcome(
+        &mut self,
+        profile: &Profile,
+        ecu: &EcuId,
+        counters: &mut Counters,
+        outcome: Outcome,
+    ) -> Written {
         let response = match outcome {
             Outcome::Response(response) => response,
             Outcome::NoAnswer(error) => return self.unanswered(counters, error.to_string()),
@@ -190,7 +209,9 @@ impl Writer {
             Some(Op::PreCheck(segment)) => self.pre_checked(profile, segment, &response),
             Some(Op::Erase(_)) => self.routine_done(profile, ecu, counters, &response),
             Some(Op::Check { .. }) => self.routine_done(profile, ecu, counters, &response),
-            Some(Op::Download { segment, piece, .. }) => self.transferred(profile, ecu, counters, (segment, piece), &response),
+            Some(Op::Download { segment, piece, .. }) => {
+                self.transferred(profile, ecu, counters, (segment, piece), &response)
+            }
             Some(Op::Gate) => Written::More,
             None => Written::Done,
         }
@@ -227,7 +248,13 @@ impl Writer {
         self.more()
     }
 
-    fn routine_done(&mut self, profile: &Profile, ecu: &EcuId, counters: &mut Counters, response: &Response) -> Written {
+    fn routine_done(
+        &mut self,
+        profile: &Profile,
+        ecu: &EcuId,
+        counters: &mut Counters,
+        response: &Response,
+    ) -> Written {
         let wanted = match self.ops.front() {
             Some(Op::Erase(_)) => &profile.erase.status,
             _ => &profile.check.status,
@@ -249,7 +276,14 @@ impl Writer {
         self.rewrite_or(counters, failure)
     }
 
-    fn transferred(&mut self, profile: &Profile, ecu: &EcuId, counters: &mut Counters, at: (usize, usize), response: &Response) -> Written {
+    fn transferred(
+        &mut self,
+        profile: &Profile,
+        ecu: &EcuId,
+        counters: &mut Counters,
+        at: (usize, usize),
+        response: &Response,
+    ) -> Written {
         let Some((_, piece)) = self.piece(at.0, at.1) else { return Written::Done };
         match (&mut self.transfer, response) {
             (Transfer::Request, Response::RequestDownload { max_block }) => match block_bytes(profile, *max_block) {
@@ -257,7 +291,9 @@ impl Writer {
                     self.transfer = Transfer::Block { block, counter: 1, done: 0, data: None, repeated: false };
                     Written::More
                 }
-                None => Written::Failed(self.flash_failed(ecu, format!("its block length {} carries no data", max_block.0))),
+                None => {
+                    Written::Failed(self.flash_failed(ecu, format!("its block length {} carries no data", max_block.0)))
+                }
             },
             (Transfer::Block { .. }, Response::TransferData { .. }) => {
                 counters.silence = profile.retry.silence;
@@ -289,12 +325,21 @@ impl Writer {
         }
     }
 
-    fn refused(&mut self, profile: &Profile, ecu: &EcuId, counters: &mut Counters, service: ServiceId, nrc: Nrc) -> Written {
+    fn refused(
+        &mut self,
+        profile: &Profile,
+        ecu: &EcuId,
+        counters: &mut Counters,
+        service: ServiceId,
+        nrc: Nrc,
+    ) -> Written {
         let opening = matches!(self.transfer, Transfer::Request) && service == ServiceId::RequestDownload;
         match nrc.reaction() {
             // 22 to a 34: a transfer is open still (ISO 14229-1, RequestDownload); only a new session ends it.
             Reaction::ConditionMustChange if opening => Written::Restart { service, nrc },
-            Reaction::ConditionMustChange if take(&mut self.conditions) => Written::Wait(profile.retry.conditions_pause),
+            Reaction::ConditionMustChange if take(&mut self.conditions) => {
+                Written::Wait(profile.retry.conditions_pause)
+            }
             Reaction::Unlock | Reaction::RestartPhase => Written::Restart { service, nrc },
             Reaction::ResyncBlock if self.is_repeated() => {
                 // The answer was lost, not the block: the server counts from the next one.
@@ -310,7 +355,12 @@ impl Writer {
                 // 70 to a 34 and 73 may leave the transfer open; the erase and 34 that follow are then refused with 22 or 24 and start anew.
                 self.rewrite_or(counters, failure)
             }
-            _ => Written::Failed(Failure::Refused { ecu: ecu.clone(), step: self.phase().as_str().to_owned(), service, nrc }),
+            _ => Written::Failed(Failure::Refused {
+                ecu: ecu.clone(),
+                step: self.phase().as_str().to_owned(),
+                service,
+                nrc,
+            }),
         }
     }
 
@@ -327,11 +377,14 @@ impl Writer {
         if !take(&mut counters.rewrites) {
             return Written::Failed(failure);
         }
-        let Some(ops) = self.plan.groups.get(group).map(|g| self.write_ops(group, g)) else { return Written::Failed(failure) };
+        let Some(ops) = self.plan.groups.get(group).map(|g| self.write_ops(group, g)) else {
+            return Written::Failed(failure);
+        };
         let erasing = matches!(self.ops.front(), Some(Op::Erase(_)));
         self.transfer = Transfer::Request;
         if !erasing {
-            self.ops.retain(|op| !matches!(op, Op::Download { group: g, .. } | Op::Check { group: g, .. } if *g == group));
+            self.ops
+                .retain(|op| !matches!(op, Op::Download { group: g, .. } | Op::Check { group: g, .. } if *g == group));
             for op in ops.into_iter().rev() {
                 self.ops.push_front(op);
             }
@@ -391,7 +444,9 @@ fn check_act(profile: &Profile, segment: &PlannedSegment) -> Act {
 
 fn option_record(profile: &Profile, fields: &[OptionField], address: u64, size: u64, crc32: u32) -> Vec<u8> {
     let (address_bytes, size_bytes) = (profile.transfer.address_bytes, profile.transfer.size_bytes);
-    let low = |value: u64, count: u8| value.to_be_bytes().into_iter().skip(8usize.saturating_sub(count.into())).collect::<Vec<u8>>();
+    let low = |value: u64, count: u8| {
+        value.to_be_bytes().into_iter().skip(8usize.saturating_sub(count.into())).collect::<Vec<u8>>()
+    };
     let one = |field: &OptionField| match field {
         OptionField::Format => vec![size_bytes << 4 | address_bytes],
         OptionField::Address => low(address, address_bytes),

@@ -30,7 +30,11 @@ impl fmt::Display for TransferPlan {
             if blank > 0 {
                 writeln!(f, "  blank  {blank:>19} bytes left erased")?;
             }
-            writeln!(f, "  check  {:#010x} {:>8} bytes, crc32 {:08x}", segment.address, segment.memory_length, segment.crc32)?;
+            writeln!(
+                f,
+                "  check  {:#010x} {:>8} bytes, crc32 {:08x}",
+                segment.address, segment.memory_length, segment.crc32
+            )?;
         }
         write!(f, "  {} bytes to send, about {} s", self.bytes(), self.estimate.as_secs_f32().ceil())
     }

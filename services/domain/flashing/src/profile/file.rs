@@ -6,8 +6,8 @@ use pitstop_uds::{Addressing, Did, Request, ResetType, RoutineId, SessionType};
 use serde::Deserialize;
 
 use super::{
-    Check, Erase, Identification, MAX_LOST_SIGNALS, MAX_STEPS, OptionField, Profile, ProfileError, Retry, Security, Step, StepKind,
-    Timing, Transfer,
+    Check, Erase, Identification, MAX_LOST_SIGNALS, MAX_STEPS, OptionField, Profile, ProfileError, Retry, Security,
+    Step, StepKind, Timing, Transfer,
 };
 use crate::{Banks, HexBytes};
 
@@ -239,7 +239,13 @@ fn wait(key: &'static str, ms: u32) -> Result<Duration, ProfileError> {
     }
 }
 
-fn in_range<T: PartialOrd + Copy>(key: &'static str, value: T, low: T, high: T, problem: &'static str) -> Result<T, ProfileError> {
+fn in_range<T: PartialOrd + Copy>(
+    key: &'static str,
+    value: T,
+    low: T,
+    high: T,
+    problem: &'static str,
+) -> Result<T, ProfileError> {
     if value >= low && value <= high { Ok(value) } else { Err(ProfileError::Value { key, problem }) }
 }
 
@@ -309,7 +315,10 @@ impl FileErase {
 impl FileCheck {
     fn check(self) -> Result<Check, ProfileError> {
         if self.status.is_empty() {
-            return Err(ProfileError::Value { key: "check.status", problem: "a check without a status checks nothing" });
+            return Err(ProfileError::Value {
+                key: "check.status",
+                problem: "a check without a status checks nothing",
+            });
         }
         Ok(Check {
             routine: RoutineId(self.routine),
@@ -355,7 +364,9 @@ fn steps(job: &'static str, steps: Vec<FileStep>) -> Result<Vec<Step>, ProfileEr
         return Err(ProfileError::Job { job, problem: "too many steps" });
     }
     let numbered = steps.into_iter().enumerate().filter(|(_, step)| step.on);
-    numbered.map(|(at, step)| step.check().map_err(|problem| ProfileError::Step { job, number: at + 1, problem })).collect()
+    numbered
+        .map(|(at, step)| step.check().map_err(|problem| ProfileError::Step { job, number: at + 1, problem }))
+        .collect()
 }
 
 impl FileStep {
@@ -363,7 +374,8 @@ impl FileStep {
         if self.foreign_key() {
             return Err("it has a key that belongs to another kind of step");
         }
-        let limit = wait("limit_ms", self.limit_ms.unwrap_or(DEFAULT_STEP_LIMIT_MS)).map_err(|_| "limit_ms is from 1 ms to half an hour")?;
+        let limit = wait("limit_ms", self.limit_ms.unwrap_or(DEFAULT_STEP_LIMIT_MS))
+            .map_err(|_| "limit_ms is from 1 ms to half an hour")?;
         let addressing = match self.addressing {
             FileAddressing::Physical => Addressing::Physical,
             FileAddressing::Functional => Addressing::Functional,
@@ -392,7 +404,9 @@ impl FileStep {
     fn kind(self) -> Result<StepKind, &'static str> {
         Ok(match self.step {
             FileKind::Session => StepKind::Session {
-                session: SessionType::from(self.session.filter(|s| (1..0x80).contains(s)).ok_or("session is from 0x01 to 0x7F")?),
+                session: SessionType::from(
+                    self.session.filter(|s| (1..0x80).contains(s)).ok_or("session is from 0x01 to 0x7F")?,
+                ),
                 reboots: self.reboots.unwrap_or(false),
             },
             FileKind::Identify => StepKind::Identify,
