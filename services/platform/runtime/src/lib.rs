@@ -4,6 +4,7 @@
 //! [`operation::wait`] on the asking side.
 
 mod args;
+mod clock;
 mod config;
 mod context;
 mod journal;
@@ -12,6 +13,7 @@ mod server;
 pub mod testing;
 
 pub use args::{Args, ArgsError};
+pub use clock::wall_clock;
 pub use config::ConfigError;
 pub use context::{Context, run};
 pub use server::{Durability, Key, OperationHandle, Operations, ResultData};
