@@ -56,6 +56,9 @@ pub struct EcuVersionReport {
     pub software_number: String,
     /// DID F189; null when the ECU runs its bootloader only.
     pub version: Option<SoftwareVersion>,
+    /// It did not answer when it was asked; the rest is then what is known of it otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_responding: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installed_image: Option<InstalledImage>,
     /// Name of the last refusal, empty if there was none since the last manifest.

@@ -14,6 +14,7 @@ fn report(ecu: &str) -> EcuVersionReport {
         part_serial: "S1".into(),
         software_number: "PS-1".into(),
         version: Some(SoftwareVersion::new("1.0.0").unwrap()),
+        not_responding: false,
         installed_image: Some(InstalledImage::new("bcm/1.0.0.raucb", 5, Digest::of(b"x"))),
         attacks_detected: String::new(),
         time: None,

@@ -1,6 +1,6 @@
 //! Two repositories in memory, signed anew as a test wishes, and a vehicle that asks them.
 #![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "test support: a panic is the report")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "test support: a panic is the report")]
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
