@@ -1,5 +1,7 @@
 //! The program as a person calls it.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests: a panic is the report")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

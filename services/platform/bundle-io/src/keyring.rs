@@ -136,7 +136,7 @@ impl Keyring {
             let mut covered = false;
             for crl in self.crls.iter() {
                 let of_issuer = crl.issuer_name().try_cmp(issuer.subject_name())?.is_eq();
-                let current = crl.last_update() <= &now && crl.next_update().is_some_and(|t| t > &now);
+                let current = *crl.last_update() <= now && crl.next_update().is_some_and(|t| *t > now);
                 if !of_issuer || !crl.verify(&key)? {
                     continue;
                 }

@@ -1,5 +1,13 @@
 //! Debian's `rauc` reads what we make, and we read what it makes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: a panic is the report"
+)]
+
 mod common;
 
 use std::fs::File;

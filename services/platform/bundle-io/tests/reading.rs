@@ -1,5 +1,13 @@
 //! What is read back, and what is refused.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests: a panic is the report"
+)]
+
 mod common;
 
 use std::fs::{File, OpenOptions};

@@ -1,5 +1,5 @@
 //! What the tests of this crate share: an authority, a small ECU bundle.
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, clippy::unwrap_used, reason = "each test file uses a part of it; a panic is the report")]
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
