@@ -1,5 +1,6 @@
 //! Two machines on a bus that carries one frame per millisecond.
 
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its report")]
 use std::time::Duration;
 
 use pitstop_isotp::*;
