@@ -1,0 +1,11 @@
+//! Where what the flasher needs really comes from: one file per thing.
+
+mod bundles;
+mod keys;
+mod links;
+mod safety;
+
+pub use bundles::{ValidatorBundles, open_software};
+pub use keys::FileKeys;
+pub use links::CanLinks;
+pub use safety::BusSafety;

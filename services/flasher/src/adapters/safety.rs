@@ -1,0 +1,44 @@
+use async_trait::async_trait;
+use pitstop_dbus::{HmiProxy, OtaError, VehicleStateProxy};
+use pitstop_types::UpdateId;
+use zbus::Connection;
+
+use crate::ports::Safety;
+
+/// Asks `hmi` for the stored answer and `vehicle-state` for standstill and inhibit, both at the moment of need.
+pub struct BusSafety {
+    bus: Connection,
+}
+
+impl BusSafety {
+    pub fn new(bus: Connection) -> Self {
+        Self { bus }
+    }
+}
+
+#[async_trait]
+impl Safety for BusSafety {
+    async fn consented(&self, update: &UpdateId) -> Result<(), OtaError> {
+        let hmi = HmiProxy::builder(&self.bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+        let answer = match hmi.get_answer(update.as_str()).await {
+            Err(OtaError::UnknownUpdate(text)) => return Err(OtaError::NoConsent(text)),
+            other => other?,
+        };
+        let agreed = match answer.choice.as_str() {
+            "now" => true,
+            // An unknown time agrees to nothing.
+            "at" => pitstop_runtime::wall_clock().is_some_and(|now| now >= answer.at),
+            _ => false,
+        };
+        if agreed { Ok(()) } else { Err(OtaError::NoConsent(format!("the stored answer is {:?}", answer.choice))) }
+    }
+
+    async fn safe(&self) -> Result<(), OtaError> {
+        let state =
+            VehicleStateProxy::builder(&self.bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
+        match state.check_safe().await? {
+            (true, true, _) => Ok(()),
+            (_, _, reason) => Err(OtaError::NotSafe(reason)),
+        }
+    }
+}

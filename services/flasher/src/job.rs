@@ -1,0 +1,192 @@
+//! One job on one ECU: the machine's acts carried out over a link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitstop_dbus::OtaError;
+use pitstop_flashing::{Act, BlankFinder, Failure, Gate, Installation, Order, Phase, Profile, Success};
+use pitstop_types::{EcuId, UpdateId};
+use tokio::time::Instant;
+
+use crate::error::named;
+use crate::lanes::Lane;
+use crate::ports::{EcuLink, Keys, Payload, Safety, Software};
+use crate::record::{Records, Touched};
+
+/// How often a job that waits for the bus looks again; also well below S3client, so that the session stays alive.
+const BUS_POLL: Duration = Duration::from_millis(100);
+/// Bytes read at once when the payload is looked through before flashing.
+const SCAN: u32 = 64 * 1024;
+
+/// Who hears of a job's course.
+#[async_trait::async_trait]
+pub(crate) trait Watcher: Send + Sync {
+    async fn phase(&self, phase: &str);
+    async fn progress(&self, done: u64, total: u64);
+    fn is_cancelled(&self) -> bool;
+}
+
+/// What a job needs beside its order.
+pub(crate) struct Job<'a> {
+    pub update: &'a UpdateId,
+    pub ecu: &'a EcuId,
+    pub touched: Touched,
+    /// Going back needs no consent, and is not stopped by its absence.
+    pub needs_consent: bool,
+    /// The job takes the ECU out of service.
+    pub disrupts: bool,
+    pub safety: &'a dyn Safety,
+    pub keys: &'a dyn Keys,
+    pub records: &'a Records,
+    pub watcher: &'a dyn Watcher,
+}
+
+impl Job<'_> {
+    /// Carries the job out. `software` is there where something is written.
+    pub(crate) async fn run(
+        &self,
+        order: Order,
+        profile: Arc<Profile>,
+        link: &mut dyn EcuLink,
+        lane: &mut Lane,
+        mut software: Option<Software>,
+    ) -> Result<Success, OtaError> {
+        let origin = Instant::now();
+        let mut machine = Installation::new(order, profile);
+        let mut reason = None;
+        let mut phase = None;
+        loop {
+            self.follow(&machine, &mut phase).await;
+            if self.watcher.is_cancelled() {
+                machine.cancel();
+            }
+            self.share_bus(&machine, lane, link).await;
+            match machine.poll_act() {
+                Act::Permit(gate) => {
+                    let permit = self.permit(gate).await;
+                    machine.handle_permit(permit.is_ok());
+                    reason = permit.err().or(reason);
+                }
+                Act::Send { request, addressing, quiet, limits } => {
+                    let outcome = link.ask(&request, addressing, quiet, limits).await;
+                    log::trace!("{}: {request:02x?} -> {outcome:02x?}", self.ecu);
+                    machine.handle_outcome(origin.elapsed(), outcome);
+                }
+                Act::Payload { offset, length } => match read(&mut software, offset, length).await {
+                    Ok(bytes) => machine.handle_payload(Some(bytes)),
+                    Err(error) => {
+                        reason = Some(error);
+                        machine.handle_payload(None);
+                    }
+                },
+                Act::Key { plugin, level, seed } => machine.handle_key(self.keys.key(self.ecu, &plugin, level, &seed)),
+                Act::Reopen => machine.handle_reopened(origin.elapsed(), link.reopen().await),
+                Act::Wait(time) => {
+                    link.idle(time).await;
+                    machine.handle_timeout();
+                }
+                Act::End(end) => return self.end(end, reason),
+            }
+        }
+    }
+
+    /// Tells phase and progress; the machine's phase is the only place they come from.
+    async fn follow(&self, machine: &Installation, last: &mut Option<Phase>) {
+        let phase = machine.phase();
+        if *last != Some(phase) {
+            if let (Some(plan), Phase::Erasing, true) = (machine.plan(), phase, *last < Some(Phase::Erasing)) {
+                log::info!("plan of {}:\n{plan}", self.ecu);
+            }
+            *last = Some(phase);
+            log::info!(update = self.update.as_str(), ecu = self.ecu.as_str(), phase = phase.as_str(); "flashing");
+            self.watcher.phase(phase.as_str()).await;
+        }
+        let (done, total) = machine.progress();
+        if total > 0 {
+            self.watcher.progress(done, total).await;
+        }
+    }
+
+    /// One transfer per bus: waits for it, keeping this ECU's session alive.
+    async fn share_bus(&self, machine: &Installation, lane: &mut Lane, link: &mut dyn EcuLink) {
+        if machine.phase() != Phase::Transferring {
+            return lane.end_transfer();
+        }
+        while !lane.try_transfer() {
+            link.idle(BUS_POLL).await;
+        }
+    }
+
+    /// The gate: asked here and nowhere else, and the record is stored before it opens.
+    async fn permit(&self, gate: Gate) -> Result<(), OtaError> {
+        if self.disrupts {
+            if self.needs_consent {
+                self.safety.consented(self.update).await?;
+            }
+            self.safety.safe().await?;
+        }
+        self.records.touch(self.ecu, &self.touched)?;
+        log::info!(update = self.update.as_str(), ecu = self.ecu.as_str(); "permitted: {gate:?}");
+        Ok(())
+    }
+
+    fn end(&self, end: Result<Success, Failure>, reason: Option<OtaError>) -> Result<Success, OtaError> {
+        match end {
+            Ok(success) => {
+                self.records.clear(self.ecu);
+                Ok(success)
+            }
+            Err(failure @ (Failure::Denied { .. } | Failure::Payload { .. })) => {
+                Err(reason.unwrap_or_else(|| named(&failure)))
+            }
+            Err(failure) => Err(named(&failure)),
+        }
+    }
+}
+
+async fn read(software: &mut Option<Software>, offset: u64, length: u32) -> Result<Vec<u8>, OtaError> {
+    match software {
+        Some(software) => software.payload.read(offset, length).await,
+        None => Err(OtaError::Internal("a payload was asked for that the job does not have".to_owned())),
+    }
+}
+
+/// Reads every segment once before the first erase: compares it with the description's digests and finds its blank runs.
+pub(crate) async fn look_through(
+    software: &mut Software,
+    profile: &Profile,
+) -> Result<Vec<Vec<std::ops::Range<u64>>>, OtaError> {
+    let mut blanks = Vec::new();
+    let description = software.description.clone();
+    for segment in &description.segments {
+        let mut finder = BlankFinder::new(profile.transfer.blank, profile.transfer.split_gap);
+        let mut hash = pitstop_types::Sha256Writer::new();
+        read_segment(software.payload.as_mut(), segment, |bytes| {
+            finder.feed(bytes);
+            hash.update(bytes);
+        })
+        .await?;
+        if hash.finish() != segment.sha256 {
+            return Err(OtaError::HashMismatch(format!(
+                "the segment at {:#x} is not what its description says",
+                segment.address
+            )));
+        }
+        blanks.push(finder.finish());
+    }
+    Ok(blanks)
+}
+
+async fn read_segment(
+    payload: &mut dyn Payload,
+    segment: &pitstop_bundle::Segment,
+    mut take: impl FnMut(&[u8]) + Send,
+) -> Result<(), OtaError> {
+    let mut at = 0;
+    while at < segment.length {
+        let length = SCAN.min(segment.length - at);
+        take(&payload.read(segment.offset + u64::from(at), length).await?);
+        at += length;
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! What survives a restart: which ECU's flash is being touched, by what.
+//!
+//! Stored before the ECU is disrupted, removed when the job has ended with the ECU as it should be. While it is there, an ECU in
+//! its bootloader is there by our own doing, and may be flashed again. How far the flashing came is not stored: the ECU tells.
+
+use std::sync::Arc;
+
+use pitstop_dbus::OtaError;
+use pitstop_store::{Document, Storage};
+use pitstop_types::{EcuId, UpdateId};
+use serde::{Deserialize, Serialize};
+
+const FORMAT: u32 = 1;
+
+/// A job that has touched, or is about to touch, an ECU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Touched {
+    pub update: UpdateId,
+    /// Verb of the order, as its operation names it.
+    pub verb: String,
+    /// Bundle manifest's SHA-256 in hexadecimal.
+    pub digest: String,
+}
+
+/// The records of all ECUs.
+#[derive(Clone)]
+pub(crate) struct Records {
+    storage: Arc<dyn Storage>,
+}
+
+impl Records {
+    pub(crate) fn new(storage: Arc<dyn Storage>) -> Self {
+        Self { storage }
+    }
+
+    /// What was being done to the ECU. A damaged record counts as one: going on carefully is right, forgetting is not.
+    pub(crate) fn is_touched(&self, ecu: &EcuId) -> bool {
+        match self.document(ecu).load() {
+            Ok(found) => found.is_some(),
+            Err(error) => {
+                log::warn!("the record of ECU {ecu} cannot be read, so it counts as touched: {error}");
+                true
+            }
+        }
+    }
+
+    /// Stores the record durably.
+    pub(crate) fn touch(&self, ecu: &EcuId, touched: &Touched) -> Result<(), OtaError> {
+        self.document(ecu).store(touched).map_err(|e| OtaError::Storage(format!("record of ECU {ecu}: {e}")))
+    }
+
+    /// The ECU is as it should be.
+    pub(crate) fn clear(&self, ecu: &EcuId) {
+        if let Err(error) = self.document(ecu).remove() {
+            // Left behind it does no harm: the next job only begins more carefully.
+            log::warn!("the record of ECU {ecu} stays behind: {error}");
+        }
+    }
+
+    fn document(&self, ecu: &EcuId) -> Document<Touched> {
+        Document::new(self.storage.clone(), format!("touched/{ecu}"), FORMAT)
+    }
+}
