@@ -191,6 +191,7 @@ pub trait Flasher {
 )]
 pub trait SelfUpdate {
     fn get_slots(&self) -> Result<Vec<SlotStatus>>;
+    fn get_release(&self, slot: &str) -> Result<SlotRelease>;
     fn stage(&self, update: &str, expected: &str, attempt: u32) -> Result<OwnedObjectPath>;
     fn activate(&self, update: &str) -> Result<()>;
     fn reboot(&self, update: &str) -> Result<()>;

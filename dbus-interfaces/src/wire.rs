@@ -148,6 +148,15 @@ pub struct SlotStatus {
     pub primary: bool,
 }
 
+/// SelfUpdate.GetRelease.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
+pub struct SlotRelease {
+    pub software_number: String,
+    pub version: String,
+    pub counter: u64,
+    pub hardware: String,
+}
+
 /// UdsServer.GetStatus.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Type)]
 pub struct UdsServerStatus {

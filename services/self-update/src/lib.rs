@@ -1,0 +1,20 @@
+//! `self-update`: the TCU's own two slots.
+//!
+//! Read in this order: [`config`], [`service`] (what each call does), `pitstop_slots::SlotRecord` (what may follow what),
+//! [`core`] (record and boot environment kept in step, write before act), [`install`] (one image into one slot),
+//! [`bus`] (the D-Bus object), [`adapters`] (slot files, the other services).
+//!
+//! What is installed comes from `validator` by the service's own call, is checked against the service's own keyring and is
+//! compared with the signed hash tree block by block while it is read. The slot that runs is never opened for writing.
+
+pub mod adapters;
+pub mod bus;
+pub mod config;
+pub mod core;
+pub mod install;
+pub mod ports;
+pub mod release;
+pub mod service;
+mod start;
+
+pub use start::{boot_decision_main, main};

@@ -20,7 +20,7 @@ pub enum ConfigError {
 
 /// The vendor's defaults (`usr/lib/pitstop/SERVICE.toml`) with the integrator's overrides (`etc/pitstop/SERVICE.toml`) laid over
 /// them, key by key. Either may be absent. `T` denies unknown keys.
-pub(crate) fn load<T: DeserializeOwned>(root: &Path, service: &str) -> Result<T, ConfigError> {
+pub fn load<T: DeserializeOwned>(root: &Path, service: &str) -> Result<T, ConfigError> {
     let vendor = root.join(format!("usr/lib/pitstop/{service}.toml"));
     let own = root.join(format!("etc/pitstop/{service}.toml"));
     let mut merged = read(&vendor)?;

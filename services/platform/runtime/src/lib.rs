@@ -14,6 +14,6 @@ pub mod testing;
 
 pub use args::{Args, ArgsError};
 pub use clock::wall_clock;
-pub use config::ConfigError;
+pub use config::{ConfigError, load as load_config};
 pub use context::{Context, run};
 pub use server::{Durability, Key, OperationHandle, Operations, ResultData};

@@ -1,0 +1,349 @@
+//! Record and boot environment, kept in step: the record is stored before the boot loader is told, and told again after a cut.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pitstop_boot_env::{BootEnv, BootEnvError};
+use pitstop_dbus::OtaError;
+use pitstop_slots::{BootVars, Effect, Health, Phase, PhaseError, SlotImage, SlotPair, SlotRecord};
+use pitstop_store::{Document, Storage, StoreError};
+use pitstop_types::{SlotName, UpdateId};
+use tokio::sync::{mpsc, oneshot};
+
+/// Format of the stored record.
+const FORMAT: u32 = 1;
+/// Jobs that may wait; each is a call that somebody waits for.
+const QUEUE: usize = 32;
+
+/// Why a call to the slots failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    #[error(transparent)]
+    Phase(#[from] PhaseError),
+    #[error(transparent)]
+    Env(#[from] BootEnvError),
+    #[error("storing the slot record")]
+    Store(#[from] StoreError),
+    #[error("{owner} holds the slots for update {update} for another {} s", .left.as_secs())]
+    Leased { owner: String, update: UpdateId, left: Duration },
+    #[error("this TCU has no slot beside {0}")]
+    Slots(SlotName),
+}
+
+impl From<CoreError> for OtaError {
+    fn from(error: CoreError) -> Self {
+        let text = chain(&error);
+        match error {
+            CoreError::Phase(_) => Self::WrongPhase(text),
+            CoreError::Env(_) => Self::BootEnvironment(text),
+            CoreError::Store(_) => Self::Storage(text),
+            CoreError::Leased { .. } => Self::Busy(text),
+            CoreError::Slots(_) => Self::Internal(text),
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+/// Who holds the slots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lease {
+    owner: String,
+    update: UpdateId,
+    until: Instant,
+}
+
+/// What [`Core::stage`] asks of its caller.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Staging {
+    /// The slot holds the image already.
+    Done,
+    /// The target is marked bad and recorded: write this slot.
+    Write(SlotName),
+}
+
+/// What both slots look like to record and boot loader.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub booted: SlotName,
+    /// `None`: the boot environment cannot be read.
+    pub vars: Option<BootVars>,
+    pub record: SlotRecord,
+}
+
+/// The slots' owner. Its calls do small durable writes and return; writing an image is its caller's work.
+pub struct Core {
+    slots: SlotPair,
+    booted: SlotName,
+    env: Box<dyn BootEnv + Send>,
+    document: Document<SlotRecord>,
+    record: SlotRecord,
+    lease: Option<Lease>,
+}
+
+impl Core {
+    /// Reads the record and puts the slot that runs beside it. A boot environment that cannot be read does not keep the
+    /// service from answering; what needs it fails by name.
+    pub fn start(
+        storage: Arc<dyn Storage>,
+        env: Box<dyn BootEnv + Send>,
+        slots: SlotPair,
+        booted: SlotName,
+    ) -> Result<Self, CoreError> {
+        let document = Document::new(storage, "slots", FORMAT);
+        let record = match document.load()? {
+            Some(record) => record,
+            None => {
+                let record = SlotRecord::new(booted.clone());
+                document.store(&record)?;
+                record
+            }
+        };
+        let mut core = Self { slots, booted, env, document, record, lease: None };
+        if let Err(error) = core.settle_start() {
+            log::error!("the boot environment does not follow the record: {}", chain(&error));
+        }
+        Ok(core)
+    }
+
+    fn settle_start(&mut self) -> Result<(), CoreError> {
+        if self.env.mend(&self.booted)? {
+            log::warn!("the boot environment was mended");
+        }
+        let vars = self.env.load()?;
+        let mut record = self.record.clone();
+        let started = record.started(&self.booted, &vars);
+        if started.changed {
+            self.store(record)?;
+        }
+        self.settle()?;
+        if let Some(slot) = started.mark_good {
+            // Last, so that a fall-back is marked bad before the slot that saved the day is vouched for.
+            self.env.change(|vars| vars.mark_good(&slot))?;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, record: SlotRecord) -> Result<(), CoreError> {
+        self.document.store(&record)?;
+        if let Some(now) = &record.installation
+            && self.record.installation.as_ref().map(|old| old.phase) != Some(now.phase)
+        {
+            log::info!(update = now.update.as_str(), slot = now.target.as_str(), phase = now.phase.as_str(); "installation is {}", now.phase);
+        }
+        self.record = record;
+        Ok(())
+    }
+
+    /// Does what the record asks of the boot loader, until it waits for a caller, a start, or the image.
+    fn settle(&mut self) -> Result<(), CoreError> {
+        while let Some(effect) = self.record.effect() {
+            let mut record = self.record.clone();
+            match &effect {
+                Effect::Write(..) => return Ok(()),
+                Effect::MarkBad(slot) => self.env.change(|vars| vars.mark_bad(slot))?,
+                Effect::TryOnce(slot) => self.env.change(|vars| vars.try_once(slot))?,
+                Effect::MarkGood(slot) => self.env.change(|vars| vars.mark_good(slot))?,
+                Effect::SettleOn(slot) => self.env.change(|vars| vars.settle_on(slot))?,
+            }
+            record.done();
+            self.store(record)?;
+        }
+        Ok(())
+    }
+
+    /// Changes the record by `verb`, then makes the boot loader follow, also when an earlier call could not.
+    fn change(&mut self, verb: impl FnOnce(&mut SlotRecord) -> Result<bool, PhaseError>) -> Result<(), CoreError> {
+        let mut record = self.record.clone();
+        if verb(&mut record)? {
+            self.store(record)?;
+        }
+        self.settle()
+    }
+
+    pub fn booted(&self) -> &SlotName {
+        &self.booted
+    }
+
+    pub fn view(&self) -> View {
+        View { booted: self.booted.clone(), vars: self.env.load().ok(), record: self.record.clone() }
+    }
+
+    /// Begins or resumes an installation into the slot that does not run.
+    pub fn stage(&mut self, update: &UpdateId, image: &SlotImage) -> Result<Staging, CoreError> {
+        let booted = self.booted.clone();
+        let target = self.slots.other(&booted).map_err(|_| CoreError::Slots(booted.clone()))?.clone();
+        self.change(|record| record.stage(update.clone(), target.clone(), image.clone(), &booted))?;
+        match self.record.effect() {
+            Some(Effect::Write(slot, _)) => Ok(Staging::Write(slot)),
+            _ => Ok(Staging::Done),
+        }
+    }
+
+    /// The image is in the slot, or could not be put there. `false`: meanwhile the installation is another one or over.
+    pub fn written(&mut self, update: &UpdateId, image: &SlotImage, good: bool) -> Result<bool, CoreError> {
+        let mut record = self.record.clone();
+        let awaited = record
+            .installation
+            .as_ref()
+            .is_some_and(|now| now.update == *update && now.image == *image && now.phase == Phase::Writing);
+        if awaited {
+            if good {
+                record.done()
+            } else {
+                record.write_failed()
+            }
+            self.store(record)?;
+        }
+        Ok(awaited)
+    }
+
+    pub fn activate(&mut self, update: &UpdateId) -> Result<(), CoreError> {
+        self.change(|record| record.activate(update))
+    }
+
+    pub fn mark_good(&mut self, update: &UpdateId) -> Result<(), CoreError> {
+        self.change(|record| record.mark_good(update))
+    }
+
+    pub fn commit(&mut self, update: &UpdateId) -> Result<(), CoreError> {
+        self.change(|record| record.commit(update))?;
+        self.release(update);
+        Ok(())
+    }
+
+    /// `true`: the slot that runs is the one that was left, so a restart is due.
+    pub fn roll_back(&mut self, update: &UpdateId) -> Result<bool, CoreError> {
+        self.change(|record| record.roll_back(update))?;
+        self.release(update);
+        Ok(self.reboot_due())
+    }
+
+    /// Makes sure that the slot that does not run is marked bad, as after a fall-back. Refused while it is the running one that is on trial.
+    pub fn mark_other_bad(&mut self, update: &UpdateId) -> Result<(), CoreError> {
+        let target =
+            self.record.installation.as_ref().filter(|now| now.update == *update).map(|now| now.target.clone());
+        match target {
+            Some(target) if target == self.booted => Err(PhaseError::Booted { target }.into()),
+            Some(_) => self.change(|record| record.roll_back(update)),
+            None => Ok(()),
+        }
+    }
+
+    pub fn reboot_due(&self) -> bool {
+        self.record.reboot_due(&self.booted)
+    }
+
+    /// Whether an installation of `update` may go on writing.
+    pub fn may_write(&self, update: &UpdateId) -> bool {
+        self.record.installation.as_ref().is_some_and(|now| now.update == *update && now.phase == Phase::Writing)
+    }
+
+    /// Takes or renews the lease.
+    pub fn lease(&mut self, owner: &str, update: &UpdateId, duration: Duration, now: Instant) -> Result<(), CoreError> {
+        self.check_lease(update, now)?;
+        self.lease = Some(Lease { owner: owner.to_owned(), update: update.clone(), until: now + duration });
+        Ok(())
+    }
+
+    /// Refuses when another update holds the lease, or has a slot on its way that nobody has decided about.
+    pub fn check_lease(&self, update: &UpdateId, now: Instant) -> Result<(), CoreError> {
+        if let Some(lease) = self.lease.as_ref().filter(|lease| lease.update != *update && lease.until > now) {
+            let left = lease.until.saturating_duration_since(now);
+            return Err(CoreError::Leased { owner: lease.owner.clone(), update: lease.update.clone(), left });
+        }
+        Ok(())
+    }
+
+    /// Takes the lease for `update` unless it has one already.
+    pub fn take_lease(&mut self, update: &UpdateId, duration: Duration, now: Instant) -> Result<(), CoreError> {
+        self.check_lease(update, now)?;
+        let owner = match &self.lease {
+            Some(lease) if lease.update == *update => lease.owner.clone(),
+            _ => "ota".to_owned(),
+        };
+        self.lease(&owner, update, duration, now)
+    }
+
+    /// Gives the lease back; that of another update stays.
+    pub fn release(&mut self, update: &UpdateId) {
+        self.lease.take_if(|lease| lease.update == *update);
+    }
+}
+
+impl View {
+    /// State of a slot in the words of `SelfUpdate.GetSlots`. `readable`: it holds a file system that says what it is.
+    pub fn state(&self, slot: &SlotName, readable: bool) -> &'static str {
+        let phase = self.record.installation.as_ref().filter(|now| now.target == *slot).map(|now| now.phase);
+        if matches!(phase, Some(Phase::Activating | Phase::Activated | Phase::Trial)) {
+            return "trying";
+        }
+        match self.vars.as_ref().map(|vars| vars.health(slot)) {
+            Some(Health::Good) => "good",
+            _ if !readable => "empty",
+            _ => "bad",
+        }
+    }
+
+    /// Whether the next start takes this slot.
+    pub fn is_primary(&self, slot: &SlotName) -> bool {
+        self.vars.as_ref().and_then(BootVars::primary) == Some(slot)
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Core) + Send>;
+
+/// The core on a thread of its own: one owner, and no durable write holds up the event loop.
+#[derive(Clone)]
+pub struct CoreHandle(mpsc::Sender<Job>);
+
+impl CoreHandle {
+    pub fn spawn(mut core: Core) -> Self {
+        let (jobs, mut queue) = mpsc::channel::<Job>(QUEUE);
+        std::thread::spawn(move || {
+            while let Some(job) = queue.blocking_recv() {
+                job(&mut core);
+            }
+        });
+        Self(jobs)
+    }
+
+    /// Runs `job` on the core and returns what it returns.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, OtaError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(move |core: &mut Core| drop(reply.send(job(core))));
+        self.0.send(job).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())
+    }
+
+    /// The same from a thread that may block.
+    pub fn ask_blocking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, OtaError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(move |core: &mut Core| drop(reply.send(job(core))));
+        self.0.blocking_send(job).map_err(|_| stopped())?;
+        answer.blocking_recv().map_err(|_| stopped())
+    }
+}
+
+fn stopped() -> OtaError {
+    OtaError::Internal("the slots' thread has ended".to_owned())
+}
+
+#[cfg(test)]
+#[path = "core_tests.rs"]
+mod tests;
