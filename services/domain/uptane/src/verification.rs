@@ -56,7 +56,7 @@ enum Step {
     Image,
     /// A delegated role of the Image repository is wanted.
     Delegated(Want),
-    Done(Approval),
+    Done(Box<Approval>),
     Failed,
 }
 
@@ -116,7 +116,7 @@ impl Verification {
     pub fn finish(self) -> Result<(Verified<Approval>, Generation), VerifyError> {
         let generation = self.generation();
         match self.step {
-            Step::Done(approval) => Ok((Verified::new(approval), generation)),
+            Step::Done(approval) => Ok((Verified::new(*approval), generation)),
             _ => Err(VerifyError::OutOfOrder),
         }
     }
@@ -191,7 +191,7 @@ impl Verification {
             approval.decision = Some(decision);
             approval.floors = floors;
         }
-        self.step = Step::Done(approval);
+        self.step = Step::Done(Box::new(approval));
         Ok(())
     }
 }
