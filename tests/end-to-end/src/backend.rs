@@ -1,0 +1,206 @@
+//! The backend and its broker as the operator sees them: processes and the REST interface.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::process::{Program, Start, free_port, run};
+
+/// A running backend with its broker.
+#[derive(Debug)]
+pub struct Backend {
+    pub dir: PathBuf,
+    program: PathBuf,
+    logs: PathBuf,
+    server: Program,
+    _broker: Program,
+    rest: Rest,
+    /// What it said when it was ready: its addresses.
+    pub ready: Value,
+}
+
+impl Backend {
+    /// Makes a new backend in `dir` and starts it and mosquitto.
+    pub async fn start(dir: &Path, program: &Path, keyring: &Path, logs: &Path) -> anyhow::Result<Self> {
+        let (mqtt, public, device, admin) = (free_port()?, free_port()?, free_port()?, free_port()?);
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        let words = [
+            "init",
+            "--dir",
+            path(dir)?,
+            "--host",
+            "127.0.0.1",
+            "--keyring",
+            path(keyring)?,
+            "--mqtt-host",
+            "127.0.0.1",
+            "--mqtt-port",
+            &mqtt.to_string(),
+            "--public",
+            &at(public),
+            "--device",
+            &at(device),
+            "--admin",
+            &at(admin),
+        ];
+        run(program, &words)?;
+        let broker = Start {
+            name: "mosquitto",
+            program: PathBuf::from(if Path::new("/usr/sbin/mosquitto").exists() {
+                "/usr/sbin/mosquitto"
+            } else {
+                "mosquitto"
+            }),
+            args: vec!["-c".into(), path(&dir.join("broker/mosquitto.conf"))?.to_owned()],
+            user: None,
+            environment: Vec::new(),
+        }
+        .spawn(logs)?;
+        let (server, ready) = serve(dir, program, logs).await?;
+        let rest = Rest::new(dir, &ready)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            program: program.to_owned(),
+            logs: logs.to_owned(),
+            server,
+            _broker: broker,
+            rest,
+            ready,
+        })
+    }
+
+    /// Takes the servers away at once, as when a machine dies.
+    pub fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    pub async fn stop(&mut self) {
+        self.server.stop().await;
+    }
+
+    /// Starts it again on the same addresses.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        let (server, ready) = serve(&self.dir, &self.program, &self.logs).await?;
+        (self.server, self.ready) = (server, ready);
+        Ok(())
+    }
+
+    pub fn rest(&self) -> &Rest {
+        &self.rest
+    }
+}
+
+async fn serve(dir: &Path, program: &Path, logs: &Path) -> anyhow::Result<(Program, Value)> {
+    let mut server = Start {
+        name: "backend",
+        program: program.to_owned(),
+        args: vec!["serve".into(), "--dir".into(), path(dir)?.to_owned()],
+        user: None,
+        environment: Vec::new(),
+    }
+    .spawn(logs)?;
+    let ready = server.ready_line().await?;
+    Ok((server, ready))
+}
+
+/// The operator's interface.
+#[derive(Debug, Clone)]
+pub struct Rest {
+    client: reqwest::Client,
+    base: String,
+    token: String,
+}
+
+impl Rest {
+    fn new(dir: &Path, ready: &Value) -> anyhow::Result<Self> {
+        let base = ready["admin"].as_str().context("the backend did not tell its admin address")?.trim_end_matches('/');
+        let base = if base.starts_with("http") { base.to_owned() } else { format!("http://{base}") };
+        let token = fs::read_to_string(dir.join("admin-token")).context("reading the admin token")?;
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
+        Ok(Self { client, base, token: token.trim().to_owned() })
+    }
+
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    pub async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        self.answer(self.client.get(format!("{}{path}", self.base))).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.answer(self.client.post(format!("{}{path}", self.base)).json(body)).await
+    }
+
+    /// Uploads a bundle; answers what the backend read out of it.
+    pub async fn upload(&self, file: &Path) -> anyhow::Result<Value> {
+        let name = file.file_name().and_then(|n| n.to_str()).context("a bundle without a name")?;
+        let request = self.client.post(format!("{}/api/v1/bundles?name={name}", self.base)).body(fs::read(file)?);
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Value> {
+        let response = request.bearer_auth(&self.token).send().await.context("the backend does not answer")?;
+        let (status, url) = (response.status(), response.url().path().to_owned());
+        let text = response.text().await?;
+        let value =
+            if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+        ensure!(status.is_success(), "{url}: {status}: {value}");
+        Ok(value)
+    }
+
+    /// Uploads and publishes both releases; answers the id of the new one.
+    pub async fn publish(&self, before: &[PathBuf], after: &[PathBuf]) -> anyhow::Result<String> {
+        let mut ids = Vec::new();
+        for files in [before, after] {
+            let mut bundles = Vec::new();
+            for file in files {
+                bundles.push(self.upload(file).await?["id"].clone());
+            }
+            ids.push(bundles);
+        }
+        let [before, after] = ids.as_slice() else { bail!("two releases are made") };
+        let initial = json!({ "name": "from the factory", "kind": "initial", "bundles": before });
+        let update = json!({
+            "name": "Winter 2026",
+            "kind": "update",
+            "bundles": after,
+            "facts": {
+                "purpose": "Safety: shorter braking distance on wet roads. Recommended for every vehicle.",
+                "changes": "Brake assistant 3.1, tyre pressure warning earlier, body control and gateway corrections, new telematics system.",
+                "expected_secs": 600,
+                "unavailable": "The vehicle cannot be driven; lights and locks do not react for some seconds.",
+                "instructions": "Park the vehicle, set the parking brake, leave the ignition off. Do not disconnect the battery."
+            }
+        });
+        let mut id = String::new();
+        for release in [initial, update] {
+            let made = self.post("/api/v1/releases", &release).await?;
+            id = made["id"].as_str().context("the release has no id")?.to_owned();
+            self.post(&format!("/api/v1/releases/{id}/publish"), &json!({})).await?;
+        }
+        Ok(id)
+    }
+
+    /// Registers a vehicle; answers its one-time provisioning token.
+    pub async fn register(&self, vin: &str) -> anyhow::Result<String> {
+        let made = self.post("/api/v1/vehicles", &json!({ "vin": vin })).await?;
+        made["token"].as_str().or(made["claim_token"].as_str()).map(str::to_owned).context("no claim token was given")
+    }
+
+    /// Makes and starts a campaign for these vehicles.
+    pub async fn campaign(&self, release: &str, vins: &[&str]) -> anyhow::Result<String> {
+        let order = json!({ "name": "Winter 2026, first vehicles", "release": release, "vins": vins, "conditions": ["parked"] });
+        let made = self.post("/api/v1/campaigns", &order).await?;
+        let id = made["id"].as_str().context("the campaign has no id")?.to_owned();
+        self.post(&format!("/api/v1/campaigns/{id}/start"), &json!({})).await?;
+        Ok(id)
+    }
+}
+
+fn path(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path is not UTF-8")
+}
