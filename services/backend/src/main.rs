@@ -1,1 +1,200 @@
-fn main() {}
+//! `pitstop-backend`: makes a backend, serves it, and makes provisioning tokens.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use pitstop_backend::backend::Backend;
+use pitstop_backend::clock::Clock;
+use pitstop_backend::init::{InitOptions, init};
+use pitstop_backend::serve::serve;
+use pitstop_backend::settings::{DataDir, Settings};
+use pitstop_backend::vehicles::RegisterVehicle;
+use pitstop_types::Vin;
+
+#[derive(Parser)]
+#[command(name = "pitstop-backend", version, about = "Backend of the Pitstop over-the-air update stack")]
+struct Cli {
+    /// Write results as one line of JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a new backend: keys, certificates, roots, configuration, the broker's configuration.
+    Init(InitArgs),
+    /// Serve until SIGTERM. Prints one JSON line with the addresses when ready.
+    Serve(ServeArgs),
+    /// Register a vehicle, if it is new, and make a one-time provisioning token. Stop nothing for it: the database is shared.
+    Claim {
+        #[arg(long, env = "PITSTOP_BACKEND_DIR")]
+        dir: PathBuf,
+        /// Vehicle identification number, 17 characters.
+        #[arg(long)]
+        vin: Vin,
+    },
+    /// Print the OpenAPI document of the operators' interface.
+    Openapi,
+}
+
+#[derive(Args)]
+struct InitArgs {
+    /// Data folder; made if absent.
+    #[arg(long, env = "PITSTOP_BACKEND_DIR")]
+    dir: PathBuf,
+    /// Name or address in the server certificates; the first goes into URLs. Give it once per name.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: Vec<String>,
+    #[arg(long, default_value = "127.0.0.1:0")]
+    public: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:0")]
+    device: SocketAddr,
+    /// Plain HTTP: keep it on loopback.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    admin: SocketAddr,
+    /// Broker as vehicles reach it; the first --host if absent.
+    #[arg(long)]
+    mqtt_host: Option<String>,
+    #[arg(long, default_value_t = 8883)]
+    mqtt_port: u16,
+    /// Address the broker listens on; the broker's host if absent.
+    #[arg(long)]
+    mqtt_bind: Option<String>,
+    /// User the broker runs as when started as root; you, if absent. Given as root, it gets the broker's folder.
+    #[arg(long)]
+    broker_user: Option<String>,
+    /// PEM file with the certificates under which bundles are signed. Later: put it at DIR/keyring.pem.
+    #[arg(long)]
+    keyring: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ServeArgs {
+    #[arg(long, env = "PITSTOP_BACKEND_DIR")]
+    dir: PathBuf,
+    /// Instead of the configured address.
+    #[arg(long, env = "PITSTOP_BACKEND_PUBLIC")]
+    public: Option<SocketAddr>,
+    #[arg(long, env = "PITSTOP_BACKEND_DEVICE")]
+    device: Option<SocketAddr>,
+    #[arg(long, env = "PITSTOP_BACKEND_ADMIN")]
+    admin: Option<SocketAddr>,
+    /// Serve without a broker: vehicles poll.
+    #[arg(long)]
+    no_mqtt: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pitstop-backend: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Init(args) => run_init(cli.json, args),
+        Command::Serve(args) => run_serve(args),
+        Command::Claim { dir, vin } => run_claim(cli.json, dir, vin),
+        Command::Openapi => {
+            println!("{}", serde_json::to_string_pretty(&pitstop_backend::http::openapi())?);
+            Ok(())
+        }
+    }
+}
+
+fn run_init(json: bool, args: InitArgs) -> anyhow::Result<()> {
+    let dir = DataDir::new(&args.dir);
+    let first = args.host.first().cloned().unwrap_or_default();
+    let mqtt_host = args.mqtt_host.unwrap_or(first);
+    let options = InitOptions {
+        hosts: args.host,
+        public: args.public,
+        device: args.device,
+        admin: args.admin,
+        mqtt_bind: args.mqtt_bind.unwrap_or_else(|| mqtt_host.clone()),
+        mqtt_host,
+        mqtt_port: args.mqtt_port,
+        broker_user: args.broker_user,
+        keyring: args.keyring,
+    };
+    init(&dir, &options, &Clock::System)?;
+    if json {
+        let broker = dir.broker().join("mosquitto.conf");
+        println!(
+            "{}",
+            serde_json::json!({ "dir": dir.path(), "config": dir.config(), "broker": broker, "root_keys": dir.offline_keys() })
+        );
+    } else {
+        println!("Backend made in {}.", dir.path().display());
+        println!("Take {} away: the backend does not need it.", dir.offline_keys().display());
+    }
+    Ok(())
+}
+
+fn run_serve(args: ServeArgs) -> anyhow::Result<()> {
+    let dir = DataDir::new(&args.dir);
+    let mut settings = Settings::load(&dir)?;
+    let listen = &mut settings.listen;
+    listen.public = args.public.unwrap_or(listen.public);
+    listen.device = args.device.unwrap_or(listen.device);
+    listen.admin = args.admin.unwrap_or(listen.admin);
+    settings.mqtt.enabled &= !args.no_mqtt;
+    if !settings.listen.admin.ip().is_loopback() {
+        log::warn!("the operators' interface listens on {} without TLS", settings.listen.admin);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(dir, settings, |ready| {
+        // The demonstration and container checks wait for this line.
+        println!("{}", serde_json::to_string(ready).unwrap_or_default());
+    }))?;
+    Ok(())
+}
+
+fn run_claim(json: bool, dir: PathBuf, vin: Vin) -> anyhow::Result<()> {
+    let dir = DataDir::new(dir);
+    let settings = Settings::load(&dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let claim = runtime.block_on(async {
+        let (backend, _hints) = Backend::open(dir, settings, Clock::System).await?;
+        backend.register("command line", RegisterVehicle { vin, ecus: Vec::new() }).await
+    });
+    let claim = claim.context("making a token")?;
+    if json {
+        println!("{}", serde_json::to_string(&claim)?);
+    } else {
+        println!("{}", claim.claim_token);
+    }
+    Ok(())
+}
+
+/// One line per record on stderr; `PITSTOP_LOG` takes off, error, warn, info (default), debug or trace.
+fn log_to_stderr() {
+    struct Stderr;
+    impl log::Log for Stderr {
+        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+            // The libraries' own chatter is for those who debug them.
+            metadata.target().starts_with("pitstop") || metadata.level() <= log::Level::Warn
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            if self.enabled(record.metadata()) {
+                eprintln!("{:5} {}: {}", record.level(), record.target(), record.args());
+            }
+        }
+        fn flush(&self) {}
+    }
+    let level = std::env::var("PITSTOP_LOG").ok().and_then(|word| word.parse().ok()).unwrap_or(log::LevelFilter::Info);
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(level);
+    }
+}

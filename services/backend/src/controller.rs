@@ -1,0 +1,178 @@
+//! The controller: once per second it judges running campaigns by their rules. Every decision is a row with its reason.
+
+use std::time::Duration;
+
+use pitstop_types::{CampaignId, UpdateId};
+
+use crate::assignments::step;
+use crate::backend::Backend;
+use crate::campaigns::{BATCH, sum};
+use crate::director::exclude;
+use crate::error::{Error, causes};
+use crate::model::{Assignment, AssignmentState, Campaign, CampaignState, Release, Stage, Vehicle, new_id};
+use crate::rules::{Exclusion, Fitted, limit_secs, may_open_next, overdue_before, plan_update, stop_reason};
+use crate::store::Change;
+
+/// How often the rules are looked at. A second is short against any phase of an update and costs one query per campaign.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How often the Image repository's expiry is looked at, in periods.
+const IMAGE_PERIODS: u64 = 3600;
+const SYSTEM: &str = "controller";
+
+impl Backend {
+    /// Runs until cancelled.
+    pub async fn run_controller(&self) {
+        let mut ticks = tokio::time::interval(PERIOD);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for n in 1_u64.. {
+            ticks.tick().await;
+            if let Err(error) = self.tick().await {
+                log::error!("controller: {error}: {}", causes(&error));
+            }
+            if n % IMAGE_PERIODS == 0
+                && let Err(error) = self.refresh_image_repository().await
+            {
+                log::error!("image repository: {error}: {}", causes(&error));
+            }
+        }
+    }
+
+    /// One look at everything that is running.
+    pub async fn tick(&self) -> Result<(), Error> {
+        for campaign in self.repo.campaigns().await? {
+            if campaign.state != CampaignState::Draft {
+                self.expire(&campaign).await?;
+            }
+            if campaign.state == CampaignState::Running {
+                self.control(&campaign.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends assignments that stayed too long where they are; of an ended campaign too, for what was under way then.
+    async fn expire(&self, campaign: &Campaign) -> Result<(), Error> {
+        let _deciding = self.decide().await;
+        let now = self.clock.now();
+        let mut changes = Vec::new();
+        for state in AssignmentState::ALL {
+            let Some(before) = overdue_before(state, &campaign.spec.deadlines, now) else { continue };
+            // A paused campaign offers nothing: not the vehicle's fault.
+            if state == AssignmentState::Planned && campaign.state != CampaignState::Running {
+                continue;
+            }
+            for mut assignment in self.repo.in_state_since(&campaign.id, state, before, BATCH).await? {
+                let limit = limit_secs(state, &campaign.spec.deadlines).unwrap_or_default();
+                let reason = format!("timed out: {state} for more than {limit} s");
+                step(&mut assignment, AssignmentState::TimedOut, reason, now, &mut changes);
+            }
+        }
+        if changes.is_empty() { Ok(()) } else { Ok(self.repo.apply(changes).await?) }
+    }
+
+    /// One campaign: stop rule first, then stages, then the end.
+    pub(crate) async fn control(&self, id: &CampaignId) -> Result<(), Error> {
+        let _deciding = self.decide().await;
+        let mut campaign = self.need_campaign(id).await?;
+        if campaign.state != CampaignState::Running {
+            return Ok(());
+        }
+        let stages = campaign.spec.stages_or_one();
+        loop {
+            let counts = self.repo.counts(id).await?;
+            if let Some(reason) = stop_reason(&campaign.spec.stop, &campaign, &sum(&counts)) {
+                return self.turn(SYSTEM, &mut campaign, CampaignState::Paused, reason, Vec::new()).await;
+            }
+            let open = campaign.open_stages;
+            let gate = open.checked_sub(1).and_then(|last| Some((last, stages.get(usize::try_from(last).ok()?)?)));
+            let passed = gate.is_none_or(|(last, stage)| {
+                may_open_next(&stage.gate, &counts.get(&last).cloned().unwrap_or_default())
+            });
+            match usize::try_from(open).ok().and_then(|open| stages.get(open)) {
+                Some(stage) if passed => self.open_stage(&mut campaign, stage).await?,
+                Some(_) => return Ok(()),
+                None if sum(&counts).open() == 0 => {
+                    campaign.ended_at = Some(self.clock.now());
+                    let reason = "every vehicle has ended".to_owned();
+                    return self.turn(SYSTEM, &mut campaign, CampaignState::Done, reason, Vec::new()).await;
+                }
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Freezes the stage's vehicles and tells them. Interrupted, it begins again and skips those it had already taken.
+    async fn open_stage(&self, campaign: &mut Campaign, stage: &Stage) -> Result<(), Error> {
+        let release = self.need_release(&campaign.spec.release).await?;
+        let listed = self.listed_bundles().await?;
+        let mut after = String::new();
+        loop {
+            let batch = self.repo.vehicles(&after, BATCH).await?;
+            let Some(last) = batch.last() else { break };
+            after = last.vin.to_string();
+            let (mut changes, mut told) = (Vec::new(), Vec::new());
+            for vehicle in batch {
+                if self.takes(campaign, stage, &vehicle).await? {
+                    told.push(self.assign(campaign, &release, vehicle, &listed, &mut changes).await?);
+                }
+            }
+            self.repo.apply(changes).await?;
+            told.iter().for_each(|vehicle| self.hint(vehicle));
+        }
+        campaign.open_stages = campaign.open_stages.saturating_add(1);
+        log::info!("campaign {}: stage {:?} is open", campaign.id, stage.name);
+        let detail = serde_json::json!({ "campaign": campaign.id, "stage": stage.name });
+        let audit = self.audit(SYSTEM, "open-stage", detail).await?;
+        Ok(self.repo.apply(vec![Change::PutCampaign(campaign.clone()), audit]).await?)
+    }
+
+    async fn takes(&self, campaign: &Campaign, stage: &Stage, vehicle: &Vehicle) -> Result<bool, Error> {
+        let meant = campaign.spec.vins.as_ref().is_none_or(|vins| vins.contains(&vehicle.vin));
+        if !meant || !stage.select.takes(&campaign.id, &vehicle.vin) {
+            return Ok(false);
+        }
+        let assignments = self.repo.assignments_of_vehicle(&vehicle.vin).await?;
+        Ok(!assignments.iter().any(|assignment| assignment.campaign == campaign.id))
+    }
+
+    async fn assign(
+        &self,
+        campaign: &Campaign,
+        release: &Release,
+        mut vehicle: Vehicle,
+        listed: &std::collections::BTreeMap<String, crate::model::Bundle>,
+        changes: &mut Vec<Change>,
+    ) -> Result<Vehicle, Error> {
+        let now = self.clock.now();
+        let ecus = self.repo.ecus(&vehicle.vin).await?;
+        let mut assignment = Assignment {
+            id: UpdateId::new(new_id("u")).map_err(Error::internal("naming an update"))?,
+            campaign: campaign.id.clone(),
+            vin: vehicle.vin.clone(),
+            stage: campaign.open_stages,
+            state: AssignmentState::Planned,
+            reason: "its stage is open".into(),
+            since: now,
+            plan: Vec::new(),
+            offered_at: None,
+            offered_counter: 0,
+            install_by: None,
+            claimed: None,
+            phase: String::new(),
+            ecus: Vec::new(),
+        };
+        changes.push(Change::PutAssignment(assignment.clone()));
+        match plan_update(Fitted { vehicle: &vehicle, ecus: &ecus, listed }, release) {
+            Ok(_) => {}
+            // May still come: it is planned, and timed out if it does not.
+            Err(why @ (Exclusion::NotProvisioned | Exclusion::NoReport)) => {
+                assignment.reason = why.to_string();
+                changes.push(Change::PutAssignment(assignment));
+            }
+            Err(why) => exclude(&mut assignment, &why, now, changes),
+        }
+        vehicle.rev = vehicle.rev.saturating_add(1);
+        changes.push(Change::PutVehicle(vehicle.clone()));
+        Ok(vehicle)
+    }
+}

@@ -1,0 +1,126 @@
+//! What the vehicle tells of its update between manifests: an outbox with sequence numbers, each item taken once.
+
+use pitstop_types::UpdateEnd;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::assignments::step;
+use crate::backend::Backend;
+use crate::director::Case;
+use crate::error::Error;
+use crate::model::{AssignmentState, Claimed, StatusItem};
+use crate::rules::phase_state;
+use crate::store::Change;
+
+/// Most items in one request; the outbox sends the rest with the next.
+const MAX_ITEMS: usize = 500;
+/// Longest text kept of an item, in bytes: enough for an error's words, too little to fill the database.
+const MAX_TEXT: usize = 2000;
+const MAX_ECUS: usize = 64;
+
+/// The items up to here are stored: the vehicle may forget them.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Ack {
+    pub ack: u64,
+}
+
+/// What a vehicle is to do next.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Next {
+    /// Grows whenever the answer changes.
+    pub rev: u64,
+    pub update: Option<String>,
+    pub poll_secs: u64,
+}
+
+impl Backend {
+    /// Takes outbox items; all that have been seen are acknowledged, seen before or now.
+    pub async fn take_status(&self, device: &str, mut items: Vec<StatusItem>) -> Result<Ack, Error> {
+        if items.len() > MAX_ITEMS {
+            return Err(Error::TooLarge("the list of status items", MAX_ITEMS as u64));
+        }
+        items.sort_by_key(|item| item.seq);
+        let deciding = self.decide().await;
+        let vehicle = self.vehicle_of_device(device).await?;
+        let mut case = self.open_case(vehicle).await?;
+        let mut manifests = Vec::new();
+        for item in items {
+            if item.seq <= case.vehicle.last_seq {
+                continue;
+            }
+            case.vehicle.last_seq = item.seq;
+            self.metrics.status_items.add(1);
+            manifests.extend(item.manifest.clone());
+            self.take_item(&mut case, item);
+        }
+        case.vehicle.last_seen = self.clock.now();
+        self.settle_all(&mut case);
+        let ack = case.vehicle.last_seq;
+        case.changes.push(Change::PutVehicle(case.vehicle));
+        self.repo.apply(case.changes).await?;
+        drop(deciding);
+        for manifest in manifests {
+            // Refused or not, it has been seen: the event says which. It must not hold up the rest of the outbox.
+            let _ = self.take_manifest(device, manifest.to_string().as_bytes()).await;
+        }
+        Ok(Ack { ack })
+    }
+
+    fn take_item(&self, case: &mut Case, mut item: StatusItem) {
+        let now = self.clock.now();
+        for text in [&mut item.error, &mut item.text].into_iter().flatten() {
+            truncate(text);
+        }
+        truncate(&mut item.phase);
+        item.ecus.truncate(MAX_ECUS);
+        let words = [Some(item.phase.as_str()), item.result.as_deref(), item.error.as_deref(), item.text.as_deref()];
+        let words = words.into_iter().flatten().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": ");
+        let data = json!({ "seq": item.seq, "update": item.update, "phase": item.phase, "result": item.result,
+            "error": item.error, "ecus": item.ecus, "at": item.at });
+        case.changes.push(self.event(&case.vehicle.vin, "status", words, data));
+        let Some(assignment) = case.assignments.iter_mut().find(|a| Some(a.id.as_str()) == item.update.as_deref())
+        else {
+            return;
+        };
+        assignment.phase.clone_from(&item.phase);
+        if !item.ecus.is_empty() {
+            assignment.ecus.clone_from(&item.ecus);
+        }
+        let end = item.result.as_deref().and_then(end_of);
+        if let Some(end) = end {
+            assignment.claimed = Some(Claimed { end, error: item.error.clone(), text: item.text.clone(), at: item.at });
+        }
+        let moved = match phase_state(&item.phase) {
+            // Something was signed for the vehicle, or it could not be in a phase: an unsigned word never makes an offer.
+            Some(state) if end.is_none() && assignment.state != AssignmentState::Planned => {
+                let reason = format!("the vehicle is {}", item.phase);
+                step(assignment, state, reason, now, &mut case.changes)
+            }
+            _ => false,
+        };
+        if !moved {
+            case.changes.push(Change::PutAssignment(assignment.clone()));
+        }
+    }
+
+    /// The answer to "what next?".
+    pub async fn next(&self, device: &str) -> Result<Next, Error> {
+        let vehicle = self.vehicle_of_device(device).await?;
+        let assignments = self.repo.assignments_of_vehicle(&vehicle.vin).await?;
+        let open = |a: &&crate::model::Assignment| a.state.is_under_way() || a.state == AssignmentState::Planned;
+        let update = assignments.iter().find(open).map(|assignment| assignment.id.to_string());
+        Ok(Next { rev: vehicle.rev, update, poll_secs: self.settings.lifetimes.poll_secs })
+    }
+}
+
+fn end_of(word: &str) -> Option<UpdateEnd> {
+    UpdateEnd::ALL.into_iter().find(|end| end.as_str() == word)
+}
+
+fn truncate(text: &mut String) {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+    }
+}

@@ -1,0 +1,217 @@
+//! Device management: vehicles by VIN, the device that speaks for each, and how a device gets its certificate.
+
+use pitstop_types::{Digest, EcuId, HardwareId, Vin};
+use pitstop_uptane::PublicKey;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use crate::backend::Backend;
+use crate::clock::later;
+use crate::error::Error;
+use crate::init::random_hex;
+use crate::links::Link;
+use crate::model::{Claim, Ecu, Vehicle, new_id};
+use crate::store::Change;
+
+/// An ECU known from production. With a list, a manifest that names another one is refused; without, the first manifest fixes it.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KnownEcu {
+    #[schema(value_type = String)]
+    pub id: EcuId,
+    #[schema(value_type = String)]
+    pub hardware: HardwareId,
+}
+
+/// Registers a vehicle, or gives a registered one a new claim (its TCU was replaced).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegisterVehicle {
+    #[schema(value_type = String)]
+    pub vin: Vin,
+    #[serde(default)]
+    pub ecus: Vec<KnownEcu>,
+}
+
+/// The token is shown once; only its hash is stored.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ClaimToken {
+    #[schema(value_type = String)]
+    pub vin: Vin,
+    pub claim_token: String,
+    pub expires_at: i64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IdentityKey {
+    pub keyid: String,
+    pub public_pem: String,
+}
+
+/// A device asks for its certificate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProvisionRequest {
+    pub token: String,
+    pub vin: Vin,
+    pub csr_pem: String,
+    pub identity: IdentityKey,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MqttAddress {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProvisionAnswer {
+    pub device_id: String,
+    pub certificate_pem: String,
+    /// Under which both listeners and the broker show their certificates.
+    pub ca_pem: String,
+    pub device_url: String,
+    pub public_url: String,
+    pub mqtt: MqttAddress,
+}
+
+/// A download link.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LinkAnswer {
+    pub url: String,
+    /// Unix seconds.
+    pub expires: i64,
+}
+
+impl Backend {
+    /// Registers the vehicle if it is new and makes a one-time token for its device.
+    pub async fn register(&self, actor: &str, request: RegisterVehicle) -> Result<ClaimToken, Error> {
+        if request.ecus.len() > pitstop_types::MAX_DECISION_ECUS {
+            return Err(Error::TooLarge("the list of ECUs", pitstop_types::MAX_DECISION_ECUS as u64));
+        }
+        let _deciding = self.decide().await;
+        let now = self.clock.now();
+        let mut changes = vec![self.audit(actor, "register", json!({ "vin": request.vin })).await?];
+        if self.repo.vehicle(&request.vin).await?.is_none() {
+            changes.push(Change::PutVehicle(Vehicle::new(request.vin.clone(), now)));
+            changes.push(self.event(&request.vin, "registered", "registered", json!({})));
+        } else if !request.ecus.is_empty() && !self.repo.ecus(&request.vin).await?.is_empty() {
+            return Err(Error::Conflict("the vehicle's ECUs are known already".into()));
+        }
+        for known in request.ecus {
+            let ecu = Ecu {
+                ecu: known.id,
+                hardware: known.hardware,
+                serial: String::new(),
+                software_number: String::new(),
+                version: None,
+                image_sha256: None,
+                silent: false,
+                updated_at: now,
+            };
+            changes.push(Change::PutEcu(request.vin.clone(), ecu));
+        }
+        let token = random_hex();
+        let expires_at = later(now, self.settings.lifetimes.claim_secs);
+        let token_hash = Digest::of(token.as_bytes()).to_string();
+        changes.push(Change::AddClaim(Claim { token_hash, vin: request.vin.clone(), expires_at, used_at: None }));
+        self.repo.apply(changes).await?;
+        Ok(ClaimToken { vin: request.vin, claim_token: token, expires_at })
+    }
+
+    /// Turns a token into a certificate, once. The device's private keys stay where they are: it sends a request and a public key.
+    pub async fn provision(&self, request: ProvisionRequest) -> Result<ProvisionAnswer, Error> {
+        let refused =
+            || Error::Forbidden("claim-refused", "the token is unknown, used, expired or another vehicle's".into());
+        let _deciding = self.decide().await;
+        let now = self.clock.now();
+        let token_hash = Digest::of(request.token.as_bytes()).to_string();
+        let claim = self.repo.claim(&token_hash).await?.ok_or_else(refused)?;
+        if claim.used_at.is_some() || claim.expires_at < now || claim.vin != request.vin {
+            return Err(refused());
+        }
+        let key = PublicKey::from_p256_pem(&request.identity.public_pem)
+            .map_err(|error| Error::Invalid(format!("identity key: {error}")))?;
+        if key.id().to_string() != request.identity.keyid {
+            return Err(Error::Invalid("identity key: the key id is not the hash of the key".into()));
+        }
+        let device = new_id("d");
+        let secs = self.settings.lifetimes.device_certificate_secs;
+        let certificate = self.ca.issue(&request.csr_pem, &device, now, secs);
+        let certificate = certificate.map_err(|error| Error::Invalid(format!("certificate request: {error}")))?;
+        let urls = self.urls.get().cloned().ok_or(Error::Conflict("the listeners are not up yet".into()))?;
+        let mut vehicle = self.need_vehicle(&request.vin).await?;
+        let text = vehicle.device.as_ref().map_or_else(|| "first device".into(), |old| format!("in place of {old}"));
+        vehicle.device = Some(device.clone());
+        vehicle.identity_keyid = Some(key.id().to_string());
+        vehicle.identity_pem = Some(key.public_text().to_owned());
+        vehicle.provisioned_at = Some(now);
+        vehicle.last_seen = now;
+        // A new device counts from the start: its key is new, so no old manifest or status of another passes for its own.
+        vehicle.report_counter = 0;
+        vehicle.manifest_time = None;
+        vehicle.last_seq = 0;
+        let event = self.event(&request.vin, "provisioned", text, json!({ "device": device, "keyid": key.id() }));
+        let used = Change::UseClaim { token_hash, at: now };
+        self.repo.apply(vec![used, Change::PutVehicle(vehicle), event]).await?;
+        self.metrics.provisioned.add(1);
+        log::info!("vehicle {}: device {device} provisioned", request.vin);
+        let mqtt = MqttAddress { host: self.settings.mqtt.host.clone(), port: self.settings.mqtt.port };
+        Ok(ProvisionAnswer {
+            device_id: device,
+            certificate_pem: certificate,
+            ca_pem: self.server_ca_pem.clone(),
+            device_url: urls.device,
+            public_url: urls.public,
+            mqtt,
+        })
+    }
+
+    /// Blocks or admits a vehicle, with the operator's reason.
+    pub async fn authorise(&self, actor: &str, vin: &Vin, authorised: bool, reason: String) -> Result<Vehicle, Error> {
+        if reason.trim().is_empty() {
+            return Err(Error::Invalid("a reason is needed".into()));
+        }
+        let _deciding = self.decide().await;
+        let mut vehicle = self.need_vehicle(vin).await?;
+        vehicle.authorised = authorised;
+        vehicle.authorised_reason.clone_from(&reason);
+        let word = if authorised { "authorised" } else { "blocked" };
+        let event = self.event(vin, "authorisation", format!("{word}: {reason}"), json!({ "authorised": authorised }));
+        let audit = self.audit(actor, word, json!({ "vin": vin, "reason": reason })).await?;
+        self.repo.apply(vec![Change::PutVehicle(vehicle.clone()), event, audit]).await?;
+        Ok(vehicle)
+    }
+
+    /// A link for one bundle of what the vehicle has been assigned: target or fallback, and nothing else.
+    pub async fn link(&self, device: &str, sha256: Digest) -> Result<LinkAnswer, Error> {
+        let vehicle = self.vehicle_of_device(device).await?;
+        let bundle = self.repo.bundle_by_sha256(&sha256.to_string()).await?;
+        let assignments = self.repo.assignments_of_vehicle(&vehicle.vin).await?;
+        let mut parts = assignments.iter().filter(|a| a.state.is_under_way()).flat_map(|a| &a.plan);
+        let bundle = bundle.filter(|bundle| parts.any(|part| part.target == bundle.id || part.fallback == bundle.id));
+        if bundle.is_none() {
+            return Err(Error::Forbidden("not-assigned", "no update of this vehicle needs this file".into()));
+        }
+        let urls = self.urls.get().ok_or(Error::Conflict("the listeners are not up yet".into()))?;
+        let expires = later(self.clock.now(), self.settings.lifetimes.link_secs);
+        let sig = self.link_key.sign(&Link { sha256, device, expires });
+        self.metrics.links_made.add(1);
+        let url = format!("{}/dl/{sha256}?dev={device}&exp={expires}&sig={sig}", urls.public);
+        Ok(LinkAnswer { url, expires })
+    }
+
+    /// What the broker says of a device: kept on the vehicle, written only when it changes.
+    pub async fn presence(&self, device: &str, online: bool) -> Result<(), Error> {
+        let _deciding = self.decide().await;
+        let Some(mut vehicle) = self.repo.vehicle_by_device(device).await? else { return Ok(()) };
+        if vehicle.online == online {
+            return Ok(());
+        }
+        vehicle.online = online;
+        vehicle.last_seen = self.clock.now();
+        let event = self.event(&vehicle.vin, "presence", if online { "online" } else { "offline" }, json!({}));
+        self.repo.apply(vec![Change::PutVehicle(vehicle), event]).await?;
+        Ok(())
+    }
+}
