@@ -1,0 +1,294 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pitstop_isotp::{Event, IsoTp, Monotonic, Settings};
+use pitstop_uds::Addressing;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::{CanBus, CanError, CanFrame, CanId, DiagnosticLink, FrameReceiver, LinkError, Sent};
+
+/// Messages that wait for their receiver; a diagnostic session has one under way, so a few are plenty.
+const RECEIVED: usize = 8;
+
+/// Which identifiers one side of a diagnostic channel uses, and how it speaks.
+#[derive(Debug, Clone)]
+pub struct IsoTpSettings {
+    /// Who is at the other end, for error texts.
+    pub ecu: String,
+    pub transmit: CanId,
+    pub receive: CanId,
+    /// Tester: where functional requests go (7DF).
+    pub functional_transmit: Option<CanId>,
+    /// ECU: where functional requests come from.
+    pub functional_receive: Option<CanId>,
+    /// CAN FD frames instead of classic ones.
+    pub fd: bool,
+    pub isotp: Settings,
+}
+
+impl IsoTpSettings {
+    /// A tester's channel to one ECU; functional requests go to 7DF.
+    pub fn tester(ecu: impl Into<String>, request: CanId, response: CanId, fd: bool) -> Self {
+        Self {
+            ecu: ecu.into(),
+            transmit: request,
+            receive: response,
+            functional_transmit: Some(CanId::Standard(0x7DF)),
+            functional_receive: None,
+            fd,
+            isotp: if fd { Settings::fd() } else { Settings::classic() },
+        }
+    }
+
+    /// The ECU's side of the same channel.
+    pub fn ecu(ecu: impl Into<String>, request: CanId, response: CanId, fd: bool) -> Self {
+        let functional = Some(CanId::Standard(0x7DF));
+        let tester = Self::tester(ecu, response, request, fd);
+        Self { functional_transmit: None, functional_receive: functional, ..tester }
+    }
+}
+
+/// UDS messages over ISO-TP on a CAN bus. A task of its own drives the protocol, so flow control is answered in time whatever the
+/// owner does; dropping the channel ends it.
+pub struct IsoTpChannel {
+    ecu: String,
+    commands: mpsc::Sender<Command>,
+    received: mpsc::Receiver<(Addressing, Vec<u8>)>,
+}
+
+enum Command {
+    Send { addressing: Addressing, pdu: Vec<u8>, done: oneshot::Sender<Result<(), LinkError>> },
+    Reset,
+}
+
+impl IsoTpChannel {
+    /// Opens a channel on a bus.
+    pub fn open(bus: &CanBus, settings: IsoTpSettings) -> Result<Self, LinkError> {
+        let transport = |what: String| LinkError::Transport { ecu: settings.ecu.clone(), what };
+        let machine = IsoTp::new(settings.isotp.clone()).map_err(|error| transport(error.to_string()))?;
+        if settings.fd && !bus.is_fd() {
+            return Err(LinkError::Bus { ecu: settings.ecu, source: CanError::NoFd { bus: bus.name().into() } });
+        }
+        let ids = std::iter::once(settings.receive).chain(settings.functional_receive).collect();
+        let (commands, orders) = mpsc::channel(1);
+        let (deliveries, received) = mpsc::channel(RECEIVED);
+        let ecu = settings.ecu.clone();
+        let driver = Driver {
+            frames: bus.subscribe(Some(ids)),
+            bus: bus.clone(),
+            settings,
+            machine,
+            origin: Instant::now(),
+            unconfirmed: VecDeque::new(),
+            sending: None,
+            deliveries,
+        };
+        tokio::spawn(driver.run(orders));
+        Ok(Self { ecu, commands, received })
+    }
+
+    /// The next message and whether it was addressed to this ECU alone; for the ECU's side. Cancel safe.
+    pub async fn receive_addressed(&mut self) -> Result<(Addressing, Vec<u8>), LinkError> {
+        self.received.recv().await.ok_or_else(|| self.closed())
+    }
+
+    fn closed(&self) -> LinkError {
+        LinkError::Closed { ecu: self.ecu.clone() }
+    }
+}
+
+#[async_trait]
+impl DiagnosticLink for IsoTpChannel {
+    async fn send(&mut self, addressing: Addressing, pdu: &[u8]) -> Result<(), LinkError> {
+        let (done, outcome) = oneshot::channel();
+        let command = Command::Send { addressing, pdu: pdu.to_vec(), done };
+        self.commands.send(command).await.map_err(|_| self.closed())?;
+        outcome.await.map_err(|_| self.closed())?
+    }
+
+    async fn receive(&mut self) -> Result<Vec<u8>, LinkError> {
+        self.receive_addressed().await.map(|(_, pdu)| pdu)
+    }
+
+    async fn reopen(&mut self) -> Result<(), LinkError> {
+        self.commands.send(Command::Reset).await.map_err(|_| self.closed())?;
+        while self.received.try_recv().is_ok() {}
+        Ok(())
+    }
+
+    fn has_connection(&self) -> bool {
+        false
+    }
+}
+
+struct Driver {
+    bus: CanBus,
+    frames: FrameReceiver,
+    settings: IsoTpSettings,
+    machine: IsoTp,
+    origin: Instant,
+    /// Frames with the bus, oldest first. A functional frame is not the machine's.
+    unconfirmed: VecDeque<(Whose, Sent)>,
+    sending: Option<oneshot::Sender<Result<(), LinkError>>>,
+    deliveries: mpsc::Sender<(Addressing, Vec<u8>)>,
+}
+
+enum Whose {
+    Machine,
+    Functional(oneshot::Sender<Result<(), LinkError>>),
+}
+
+impl Driver {
+    async fn run(mut self, mut orders: mpsc::Receiver<Command>) {
+        if let Err(source) = self.drive(&mut orders).await
+            && let Some(done) = self.sending.take()
+        {
+            // Who ordered it may have given up.
+            let _ = done.send(Err(LinkError::Bus { ecu: self.settings.ecu.clone(), source }));
+        }
+    }
+
+    async fn drive(&mut self, orders: &mut mpsc::Receiver<Command>) -> Result<(), CanError> {
+        loop {
+            self.flush().await?;
+            let deadline = self.machine.poll_timeout().map(|at| self.origin + at);
+            let overdue = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let confirmed = async {
+                match self.unconfirmed.front_mut() {
+                    Some((_, sent)) => sent.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                frame = self.frames.next() => self.handle_frame(frame)?,
+                result = confirmed => {
+                    result?;
+                    self.handle_confirmed();
+                }
+                () = overdue => self.machine.handle_timeout(self.now()),
+                order = orders.recv() => match order {
+                    Some(Command::Send { addressing, pdu, done }) => self.send(addressing, pdu, done).await?,
+                    Some(Command::Reset) => self.machine.reset(),
+                    None => return Ok(()),
+                },
+            }
+            // A stream of frames must not keep a due timer waiting.
+            self.machine.handle_timeout(self.now());
+        }
+    }
+
+    async fn send(
+        &mut self,
+        addressing: Addressing,
+        pdu: Vec<u8>,
+        done: oneshot::Sender<Result<(), LinkError>>,
+    ) -> Result<(), CanError> {
+        let transport = |what: String| LinkError::Transport { ecu: self.settings.ecu.clone(), what };
+        match (addressing, self.settings.functional_transmit) {
+            (Addressing::Functional, Some(id)) => {
+                match IsoTp::single_frame(&self.settings.isotp, &pdu) {
+                    Ok(data) => {
+                        let sent = self.bus.send(CanFrame::new(id, self.settings.fd, &data)?).await?;
+                        self.unconfirmed.push_back((Whose::Functional(done), sent));
+                    }
+                    Err(error) => drop(done.send(Err(transport(error.to_string())))),
+                }
+                return Ok(());
+            }
+            (Addressing::Functional, None) => {
+                drop(done.send(Err(transport("the channel has no functional address".into()))));
+                return Ok(());
+            }
+            (Addressing::Physical, _) => {}
+        }
+        match self.machine.send(self.now(), pdu) {
+            Ok(()) => self.sending = Some(done),
+            Err(error) => drop(done.send(Err(transport(error.to_string())))),
+        }
+        Ok(())
+    }
+
+    fn handle_frame(&mut self, frame: Result<CanFrame, CanError>) -> Result<(), CanError> {
+        let frame = match frame {
+            Ok(frame) => frame,
+            // The transport protocol notices by itself that frames are missing.
+            Err(CanError::Lagged { bus }) => {
+                log::warn!("{}: frames of {bus} were lost", self.settings.ecu);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        if Some(frame.id()) == self.settings.functional_receive {
+            self.handle_functional(&frame);
+        } else {
+            self.machine.handle_input(self.now(), frame.data());
+        }
+        Ok(())
+    }
+
+    /// Functional requests are single frames; a machine of its own keeps them from disturbing a reception under way.
+    fn handle_functional(&mut self, frame: &CanFrame) {
+        let Ok(mut once) = IsoTp::new(self.settings.isotp.clone()) else { return };
+        once.handle_input(Monotonic::ZERO, frame.data());
+        if let Some(Event::Received(pdu)) = once.poll_event() {
+            self.deliver(Addressing::Functional, pdu);
+        }
+    }
+
+    fn handle_confirmed(&mut self) {
+        match self.unconfirmed.pop_front() {
+            Some((Whose::Machine, _)) => self.machine.handle_sent(self.now()),
+            // Who ordered it may have given up.
+            Some((Whose::Functional(done), _)) => drop(done.send(Ok(()))),
+            None => {}
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), CanError> {
+        while let Some(event) = self.machine.poll_event() {
+            self.handle_event(event);
+        }
+        while let Some(data) = self.machine.poll_transmit() {
+            let frame = CanFrame::new(self.settings.transmit, self.settings.fd, &data)?;
+            let sent = self.bus.send(frame).await?;
+            self.unconfirmed.push_back((Whose::Machine, sent));
+        }
+        Ok(())
+    }
+
+    fn handle_event(&mut self, event: Event) {
+        let ecu = &self.settings.ecu;
+        match event {
+            Event::Received(pdu) => self.deliver(Addressing::Physical, pdu),
+            Event::ReceiveFailed(error) => log::debug!("{ecu}: a message was lost: {error}"),
+            Event::Sent => {
+                if let Some(done) = self.sending.take() {
+                    drop(done.send(Ok(())));
+                }
+            }
+            Event::SendFailed(error) => {
+                if let Some(done) = self.sending.take() {
+                    drop(done.send(Err(LinkError::Transport { ecu: ecu.clone(), what: error.to_string() })));
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, addressing: Addressing, pdu: Vec<u8>) {
+        if self.deliveries.try_send((addressing, pdu)).is_err() {
+            log::warn!("{}: a message nobody fetched was dropped", self.settings.ecu);
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}
