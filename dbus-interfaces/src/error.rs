@@ -144,6 +144,22 @@ errors! {
     TextChanged => "show the new text and ask again",
     /// Somebody answered first.
     AlreadyAnswered => "nothing to do",
+    /// No order of steps can be made of the decision.
+    NotPlannable => "refused; check the release and vehicle.toml",
+    /// The boot loader returned to the old slot by itself.
+    FellBack => "undone by itself; check the release",
+    /// The new slot found itself unfit.
+    Unhealthy => "undone by itself; check the release",
+    /// The update was not ready to commit in time.
+    DeadlinePassed => "undone by itself; see the journal for what took so long",
+    /// The same phase was entered again and again.
+    TooOften => "given up; see the journal for what failed",
+    /// The driver said no.
+    Declined => "nothing to do",
+    /// A newer update took its place.
+    Superseded => "nothing to do",
+    /// The time by which it had to start has passed.
+    Expired => "nothing to do; the backend offers it again if it is still wanted",
     /// A defect in Pitstop.
     Internal => "report it with the journal",
 }

@@ -289,6 +289,8 @@ impl Record {
 
     fn on_read_back(&mut self, reports: &[EcuReport]) -> Phase {
         let undone = self.phase == Phase::Undone;
+        self.found = reports.iter().map(|report| (report.ecu.clone(), report.version.clone())).collect();
+        self.found.retain(|ecu, _| self.steps.iter().any(|step| step.ecu == *ecu));
         let runs = |ecu: &EcuId| reports.iter().find(|report| report.ecu == *ecu).and_then(|r| r.version.clone());
         let wrong = self.steps.iter().find_map(|step| {
             let wanted = if undone { &step.fallback.version } else { &step.target.version };
@@ -346,9 +348,9 @@ impl Record {
         match phase {
             Phase::Unknown => self.adopt(!new),
             _ if phase.direction() == Direction::Prepare && new => {
-                self.stop(UpdateEnd::Refused, Some(Failure::new("UnexpectedSlot", format!("slot {found} runs"))))
+                self.stop(UpdateEnd::Refused, Some(Failure::new("UnexpectedSoftware", format!("slot {found} runs"))))
             }
-            Phase::Activating if new => self.undo(Failure::new("UnexpectedSlot", format!("slot {found} runs"))),
+            Phase::Activating if new => self.undo(Failure::new("UnexpectedSoftware", format!("slot {found} runs"))),
             Phase::SwitchingSlot if new => {
                 // Cut between the choice and the record of it.
                 if let Some(tcu) = self.tcu_mut() {
@@ -404,7 +406,7 @@ impl Record {
                 Phase::FallenBack
             }
             Direction::Prepare | Direction::Forward | Direction::Back => {
-                self.undo(Failure::new("UnknownPhase", "a newer release's record"))
+                self.undo(Failure::new("FellBack", "a newer release's record"))
             }
         }
     }

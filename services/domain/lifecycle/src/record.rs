@@ -58,6 +58,9 @@ pub struct Record {
     pub boots: Vec<Boot>,
     #[serde(default)]
     pub done: BTreeSet<Duty>,
+    /// What the last reading back found; `None`: in its bootloader. Who did not answer is absent.
+    #[serde(default)]
+    pub found: BTreeMap<EcuId, Option<SoftwareVersion>>,
     #[serde(default)]
     pub end: Option<UpdateEnd>,
     /// What decided that the update does not end as all new.
@@ -184,6 +187,7 @@ impl Record {
             entered: BTreeMap::from([(Phase::Fetching, 1)]),
             boots: Vec::new(),
             done: BTreeSet::new(),
+            found: BTreeMap::new(),
             end: None,
             reason: None,
             extra: BTreeMap::new(),

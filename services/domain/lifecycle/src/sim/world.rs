@@ -113,7 +113,8 @@ pub struct World {
     pub boots: u32,
     /// What must never happen and did.
     pub violations: Vec<String>,
-    commit_begun: bool,
+    /// Set when a record past the point of no return was stored.
+    pub commit_begun: bool,
 }
 
 /// Old and new software of an ECU of the demonstration.
@@ -259,10 +260,10 @@ impl World {
                 self.admitted.insert((ecu.clone(), role));
                 Event::BundleAdmitted { ecu, role }
             }
-            Effect::Stage { ecu, attempt } => match failing(&mut self.faults.stage, &ecu) {
+            Effect::Stage { ecu, attempt } => match self.staging_fails(&ecu) {
                 Some(failure) => Event::StepFailed { ecu, attempt, failure, again: true },
                 None => {
-                    self.stage(record, &ecu)?;
+                    self.stage(&ecu)?;
                     Event::StepStaged { ecu, attempt }
                 }
             },
@@ -288,8 +289,8 @@ impl World {
                 Event::Safe
             }
             Effect::Activate { ecu, attempt } => {
-                let failure = failing(&mut self.faults.activate, &ecu);
-                self.activate(record, &ecu, failure.is_some())?;
+                let failure = self.activation_fails(&ecu);
+                self.activate(&ecu, failure.is_some())?;
                 match failure {
                     Some(failure) => Event::StepFailed { ecu, attempt, failure, again: true },
                     None => Event::StepActivated { ecu, attempt },
@@ -311,10 +312,10 @@ impl World {
                 self.slots.choose_old(&booted, &other);
                 Event::OtherSlotBad
             }
-            Effect::RollBack { ecu, attempt } => match failing(&mut self.faults.roll_back, &ecu) {
+            Effect::RollBack { ecu, attempt } => match self.roll_back_fails(&ecu) {
                 Some(failure) => Event::StepFailed { ecu, attempt, failure, again: true },
                 None => {
-                    self.roll_back(record, &ecu)?;
+                    self.roll_back(&ecu)?;
                     Event::StepRolledBack { ecu, attempt }
                 }
             },
@@ -325,14 +326,29 @@ impl World {
         })
     }
 
-    fn new_version(record: &Record, ecu: &EcuId, role: Role) -> Option<String> {
-        record.step(ecu).map(|step| step.bundle(role).version.to_string())
+    fn version(&self, ecu: &EcuId, role: Role) -> Option<String> {
+        let part = self.decision.ecu(ecu)?;
+        let bundle = if role == Role::Target { Some(&part.target) } else { part.fallback.as_ref() };
+        bundle.map(|bundle| bundle.version.to_string())
+    }
+
+    /// Whether this order to activate fails; counts it.
+    pub fn activation_fails(&mut self, ecu: &EcuId) -> Option<Failure> {
+        failing(&mut self.faults.activate, ecu)
+    }
+
+    pub fn staging_fails(&mut self, ecu: &EcuId) -> Option<Failure> {
+        failing(&mut self.faults.stage, ecu)
+    }
+
+    pub fn roll_back_fails(&mut self, ecu: &EcuId) -> Option<Failure> {
+        failing(&mut self.faults.roll_back, ecu)
     }
 
     /// Writes the other bank or slot, with a point in the middle.
-    pub fn stage(&mut self, record: &Record, ecu: &EcuId) -> Result<(), Stop> {
+    pub fn stage(&mut self, ecu: &EcuId) -> Result<(), Stop> {
         self.require_admitted(ecu, Role::Target);
-        let version = Self::new_version(record, ecu, Role::Target);
+        let version = self.version(ecu, Role::Target);
         if ecu.is_tcu() {
             let other = self.slots.other();
             self.slots.set_version(&other, None);
@@ -348,15 +364,15 @@ impl World {
     }
 
     /// Switches or flashes; `fails`: the new software does not pass its check.
-    pub fn activate(&mut self, record: &Record, ecu: &EcuId, fails: bool) -> Result<(), Stop> {
+    pub fn activate(&mut self, ecu: &EcuId, fails: bool) -> Result<(), Stop> {
         self.require_admitted(ecu, Role::Target);
         if !self.agreed || !self.inhibit {
             self.violations.push(format!("{ecu} changed without consent or drive inhibit"));
         }
-        let version = Self::new_version(record, ecu, Role::Target);
+        let version = self.version(ecu, Role::Target);
         let toggles = self.faults.careless == Some(Careless::SwitchToggles);
-        if let (true, Some(slots)) = (ecu.is_tcu(), &record.slots) {
-            self.slots.activate(&slots.new);
+        if ecu.is_tcu() {
+            self.slots.activate(&new_slot());
             return Ok(());
         }
         match self.ecus.get_mut(ecu) {
@@ -386,15 +402,15 @@ impl World {
     }
 
     /// Brings one ECU or the slot back.
-    pub fn roll_back(&mut self, record: &Record, ecu: &EcuId) -> Result<(), Stop> {
+    pub fn roll_back(&mut self, ecu: &EcuId) -> Result<(), Stop> {
         if self.commit_begun {
             self.violations.push(format!("{ecu} is rolled back after the point of no return"));
         }
         self.require_admitted(ecu, Role::Fallback);
-        let version = Self::new_version(record, ecu, Role::Fallback);
+        let version = self.version(ecu, Role::Fallback);
         let toggles = self.faults.careless == Some(Careless::RollBackToggles);
-        if let (true, Some(slots)) = (ecu.is_tcu(), &record.slots) {
-            self.slots.choose_old(&slots.old, &slots.new);
+        if ecu.is_tcu() {
+            self.slots.choose_old(&old_slot(), &new_slot());
             return Ok(());
         }
         match self.ecus.get_mut(ecu) {
@@ -492,6 +508,15 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The slot that runs when the update is planned.
+fn old_slot() -> SlotName {
+    super::slots::slot("A")
+}
+
+fn new_slot() -> SlotName {
+    super::slots::slot("B")
 }
 
 fn failing(faults: &mut BTreeMap<EcuId, u32>, ecu: &EcuId) -> Option<Failure> {

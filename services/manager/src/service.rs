@@ -1,0 +1,531 @@
+//! The one task that owns the update. It waits for what callers ask, what effects bring and what the clock says; it
+//! stores the new record; then it lets begin what the record asks and stops what it no longer asks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitstop_dbus::{HistoryEntry, OtaError, RefusalEntry, StepStatus, UpdateStatus};
+use pitstop_lifecycle::{
+    Boot, Direction, Duty, Effect, Event, Phase, Record, Refused, effects, next_timer, timer_event,
+};
+use pitstop_store::{Document, Storage, StoreError};
+use pitstop_types::{EcuId, SlotName, UnixSeconds, UpdateEnd, UpdateId};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::bus::Shown;
+use crate::check::{Found, check, is_refusal};
+use crate::config::Settings;
+use crate::effects::{Outcome, Performer};
+use crate::history::{History, Refusal};
+use crate::ports::Ports;
+use crate::report;
+use crate::reporter::Reporter;
+use crate::status::{Board, is_over};
+use crate::tether::{Live, Tether};
+
+/// The envelope's format. The record has its own number inside, so that an older release can read a newer record.
+const ENVELOPE: u32 = 1;
+/// Longest sleep: the wall clock may be set meanwhile.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// Between two words of progress to the backend: enough for a bar, little enough for a mobile network.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+/// Before an effect that came to nothing is tried once more.
+const RESPITE: Duration = Duration::from_secs(1);
+
+/// What callers ask of the service.
+#[derive(Debug)]
+pub enum Command {
+    /// Answer: the update, `None`: nothing to do.
+    Check(oneshot::Sender<Result<Option<UpdateId>, OtaError>>),
+    Cancel {
+        origin: String,
+        reply: oneshot::Sender<Result<(), OtaError>>,
+    },
+    Status(oneshot::Sender<(UpdateStatus, Vec<StepStatus>)>),
+    History {
+        limit: usize,
+        reply: oneshot::Sender<Result<Vec<HistoryEntry>, OtaError>>,
+    },
+    VerifyHistory(oneshot::Sender<Result<(bool, u64, String), OtaError>>),
+    Refusals {
+        limit: usize,
+        reply: oneshot::Sender<Result<Vec<RefusalEntry>, OtaError>>,
+    },
+}
+
+/// What listeners are told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    Transition { update: String, phase: String, end: String },
+    Step(StepStatus),
+}
+
+/// What a task of the service brings home.
+enum Home {
+    Effect(Effect, Outcome),
+    Check(Result<Found, OtaError>),
+    Boot(Boot),
+    Buses(Vec<(String, String)>),
+}
+
+/// See the module.
+pub struct Service {
+    ports: Ports,
+    settings: Arc<Settings>,
+    performer: Performer,
+    reporter: Reporter,
+    document: Document<Record>,
+    history: History,
+    record: Option<Record>,
+    /// The record was compared with what runs.
+    compared: bool,
+    board: Board,
+    tasks: JoinSet<Home>,
+    running: BTreeMap<Effect, watch::Sender<bool>>,
+    /// Asked for a check; empty while none is running.
+    waiting: Vec<oneshot::Sender<Result<Option<UpdateId>, OtaError>>>,
+    checking: bool,
+    next_check: Instant,
+    progress_told: Instant,
+    live: (mpsc::UnboundedSender<Live>, mpsc::UnboundedReceiver<Live>),
+    news: mpsc::UnboundedSender<News>,
+    /// Stops checks when the service ends.
+    alive: watch::Sender<bool>,
+}
+
+impl Service {
+    /// Reads what is stored. Told to `news`: every transition, steps and their progress.
+    pub fn load(
+        ports: Ports,
+        settings: Settings,
+        storage: Arc<dyn Storage>,
+        news: mpsc::UnboundedSender<News>,
+    ) -> Result<Self, StoreError> {
+        let document = Document::new(storage.clone(), "record", ENVELOPE);
+        let record = load_record(&document, &storage)?;
+        let settings = Arc::new(settings);
+        let (reporter, reporting) = Reporter::new(ports.backend.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            reporting.await;
+            std::future::pending().await
+        });
+        let performer = Performer { ports: ports.clone(), settings: settings.clone(), reporter: reporter.clone() };
+        let next_check = Instant::now() + settings.first_check;
+        Ok(Self {
+            ports,
+            settings,
+            performer,
+            reporter,
+            document,
+            history: History::new(storage),
+            record,
+            compared: false,
+            board: Board::default(),
+            tasks,
+            running: BTreeMap::new(),
+            waiting: Vec::new(),
+            checking: false,
+            next_check,
+            progress_told: Instant::now(),
+            live: mpsc::unbounded_channel(),
+            news,
+            alive: watch::Sender::new(false),
+        })
+    }
+
+    /// What properties show before anything happens.
+    pub fn shown(&self) -> Shown {
+        let running = self.record.as_ref().filter(|record| !is_over(record));
+        running.map_or_else(Shown::idle, |record| Shown {
+            update: record.decision.update.to_string(),
+            phase: record.phase.to_string(),
+        })
+    }
+
+    /// Runs until `commands` ends, or a record cannot be stored: then nothing more may be done in this life.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), StoreError> {
+        self.learn_buses();
+        match &self.record {
+            Some(record) if !is_over(record) => self.look_what_runs(),
+            _ => self.compared = true,
+        }
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.on_command(command)?,
+                    None => return Ok(()),
+                },
+                Some(live) = self.live.1.recv() => self.on_live(live),
+                Some(home) = self.tasks.join_next() => match home {
+                    Ok(home) => self.on_home(home)?,
+                    Err(error) => log::error!("a task of the manager failed: {error}"),
+                },
+                () = tokio::time::sleep_until(wake) => self.on_time()?,
+            }
+        }
+    }
+
+    fn now(&self) -> UnixSeconds {
+        // Without a clock the record's own last time: late rather than early, and never backwards.
+        let newest = self.record.as_ref().map_or(0, |record| record.since);
+        self.ports.clock.now().unwrap_or(newest).max(newest)
+    }
+
+    fn on_command(&mut self, command: Command) -> Result<(), StoreError> {
+        // A caller who went away needs no answer.
+        match command {
+            Command::Check(reply) => self.begin_check(Some(reply)),
+            Command::Cancel { origin, reply } => {
+                let _ = reply.send(self.cancel(origin)?);
+            }
+            Command::Status(reply) => {
+                let _ = reply.send(self.board.status(self.record.as_ref()));
+            }
+            Command::History { limit, reply } => {
+                let _ = reply.send(self.history.newest(limit).map_err(storage_error));
+            }
+            Command::VerifyHistory(reply) => {
+                let state = self.history.verify().map_err(storage_error);
+                let _ = reply.send(state.map(|state| (state.whole, state.entries, state.head.to_string())));
+            }
+            Command::Refusals { limit, reply } => {
+                let _ = reply.send(self.history.newest_refusals(limit).map_err(storage_error));
+            }
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, origin: String) -> Result<Result<(), OtaError>, StoreError> {
+        match self.record.as_ref().filter(|record| !is_over(record)) {
+            None => Ok(Err(OtaError::NoUpdate("no update is running".to_owned()))),
+            Some(_) => Ok(self
+                .tell(&Event::Cancelled { origin })?
+                .map_err(|refused| OtaError::WrongPhase(refused.to_string()))),
+        }
+    }
+
+    fn on_live(&mut self, live: Live) {
+        let Some(ecu) = self.board.take(live) else { return };
+        if let Some((record, step)) = self.record.as_ref().and_then(|record| Some((record, record.step(&ecu)?))) {
+            let _ = self.news.send(News::Step(self.board.step(record.phase, step)));
+        }
+        if self.progress_told.elapsed() >= PROGRESS_INTERVAL {
+            self.progress_told = Instant::now();
+            self.tell_progress();
+        }
+    }
+
+    /// Progress for the backend: may be lost.
+    fn tell_progress(&self) {
+        let Some(record) = &self.record else { return };
+        let (update, backend) = (record.decision.update.clone(), self.ports.backend.clone());
+        let progress = report::progress(record, &self.board.status(Some(record)).1).to_string();
+        tokio::spawn(async move {
+            if let Err(error) = backend.report_progress(&update, &progress).await {
+                log::debug!("progress is not told: {}", error.text());
+            }
+        });
+    }
+
+    fn on_home(&mut self, home: Home) -> Result<(), StoreError> {
+        match home {
+            Home::Effect(effect, outcome) => {
+                self.running.remove(&effect);
+                let moved = match &outcome.event {
+                    Some(event) => self.tell(event)?.is_ok(),
+                    None => false,
+                };
+                if let Some(receipt) = outcome.receipt {
+                    // The result is in the record now, so the object has served its purpose.
+                    let backend = self.ports.backend.clone();
+                    tokio::spawn(async move { backend.acknowledge(receipt).await });
+                }
+                if !moved {
+                    self.align(RESPITE)?;
+                }
+            }
+            Home::Check(found) => self.end_check(found)?,
+            Home::Boot(boot) => {
+                self.compared = true;
+                if let Err(refused) = self.tell(&Event::Started(boot))? {
+                    log::error!("the record cannot be gone on with: {refused}");
+                }
+            }
+            Home::Buses(buses) => self.board.know_buses(buses),
+        }
+        Ok(())
+    }
+
+    fn on_time(&mut self) -> Result<(), StoreError> {
+        if self.compared
+            && let (Some(record), Some(now)) = (&self.record, self.ports.clock.now())
+            && let Some(event) = timer_event(record, now)
+            && let Err(refused) = self.tell(&event)?
+        {
+            log::warn!("{refused}");
+        }
+        if Instant::now() >= self.next_check {
+            self.begin_check(None);
+        }
+        Ok(())
+    }
+
+    fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let timer = match (self.record.as_ref().filter(|_| self.compared).and_then(next_timer), self.ports.clock.now())
+        {
+            (Some(at), Some(wall)) => Duration::from_secs(u64::try_from(at.saturating_sub(wall)).unwrap_or(0)),
+            _ => LONGEST_SLEEP,
+        };
+        (now + timer.min(LONGEST_SLEEP)).min(self.next_check.max(now))
+    }
+
+    /// Takes an event in: the next record is stored before anything else happens.
+    fn tell(&mut self, event: &Event) -> Result<Result<(), Refused>, StoreError> {
+        let now = self.now();
+        let Some(record) = &self.record else { return Ok(Ok(())) };
+        let next = match record.apply(event, now) {
+            Ok(next) => next,
+            Err(refused) => {
+                log::debug!("{refused}");
+                return Ok(Err(refused));
+            }
+        };
+        self.document.store(&next)?;
+        let from = record.phase;
+        self.record = Some(next);
+        self.after_transition(from, now);
+        self.align(Duration::ZERO)?;
+        Ok(Ok(()))
+    }
+
+    /// Tells everybody. The one place that logs transitions.
+    fn after_transition(&mut self, from: Phase, now: UnixSeconds) {
+        let Some(record) = &self.record else { return };
+        for step in &record.steps {
+            let _ = self.news.send(News::Step(self.board.step(record.phase, step)));
+        }
+        if from == record.phase {
+            return;
+        }
+        let update = record.decision.update.as_str();
+        let reason = record.reason.as_ref().map(ToString::to_string).unwrap_or_default();
+        let end = record.end.map(UpdateEnd::as_str).unwrap_or_default();
+        log::info!(update, campaign = record.decision.campaign.as_str(), phase = record.phase.as_str(), from = from.as_str(), end, reason = reason.as_str();
+            "update {update}: {from} -> {}{}{}", record.phase, if end.is_empty() { "" } else { ", " }, end);
+        let _ = self.news.send(News::Transition {
+            update: update.to_owned(),
+            phase: record.phase.to_string(),
+            end: end.to_owned(),
+        });
+        if !matches!(record.phase, Phase::Reported | Phase::Ended) {
+            self.reporter.tell(report::transition(record, now).to_string());
+        }
+        if is_over(record) {
+            // Perhaps something newer waits; the one that superseded this one does.
+            let superseded = record.end == Some(UpdateEnd::Superseded);
+            self.next_check = if superseded { Instant::now() } else { Instant::now() + self.settings.poll_interval };
+        }
+        self.board.clear();
+    }
+
+    /// Begins what the record asks and is not running; stops what runs and is not asked any more.
+    fn align(&mut self, pause: Duration) -> Result<(), StoreError> {
+        let Some(record) = self.record.as_ref().filter(|_| self.compared) else { return Ok(()) };
+        let wanted = effects(record);
+        for (effect, stop) in &self.running {
+            if !wanted.contains(effect) {
+                stop.send_replace(true);
+            }
+        }
+        let missing: Vec<Effect> = wanted.into_iter().filter(|effect| !self.running.contains_key(effect)).collect();
+        for effect in missing {
+            if effect == Effect::Do(Duty::History) {
+                self.history.add(record, self.ports.clock.now().unwrap_or(record.since))?;
+            }
+            let (stop, stopped) = watch::channel(false);
+            let tether = Tether::new(ecu_of(&effect), self.live.0.clone(), stopped);
+            let (performer, record) = (self.performer.clone(), record.clone());
+            self.running.insert(effect.clone(), stop);
+            self.tasks.spawn(async move {
+                let outcome = match tether.pause(pause).await {
+                    Ok(()) => performer.perform(&record, &effect, &tether).await,
+                    Err(_) => Outcome::default(),
+                };
+                Home::Effect(effect, outcome)
+            });
+        }
+        Ok(())
+    }
+
+    /// The first act of every life with an update under way: which slot runs?
+    fn look_what_runs(&mut self) {
+        let slots = self.ports.slots.clone();
+        let at = self.now();
+        self.tasks.spawn(async move {
+            loop {
+                match slots.slots().await {
+                    Ok(found) => {
+                        let booted = found.into_iter().find(|slot| slot.booted);
+                        if let Some(slot) = booted.and_then(|slot| SlotName::new(slot.name).ok()) {
+                            return Home::Boot(Boot { slot, boot_id: slots.boot_id().await, at });
+                        }
+                        log::error!("self-update does not say which slot runs");
+                    }
+                    Err(error) => log::debug!("which slot runs? {}", error.text()),
+                }
+                tokio::time::sleep(RESPITE).await;
+            }
+        });
+    }
+
+    fn learn_buses(&mut self) {
+        let flasher = self.ports.flasher.clone();
+        self.tasks.spawn(async move {
+            loop {
+                if let Ok(ecus) = flasher.list().await {
+                    return Home::Buses(ecus.into_iter().map(|ecu| (ecu.ecu, ecu.bus)).collect());
+                }
+                tokio::time::sleep(LONGEST_SLEEP).await;
+            }
+        });
+    }
+
+    fn begin_check(&mut self, reply: Option<oneshot::Sender<Result<Option<UpdateId>, OtaError>>>) {
+        self.next_check = Instant::now() + self.settings.poll_interval;
+        let running = self.record.as_ref().filter(|record| !is_over(record));
+        // Once something has changed, the update that changes it goes first.
+        if let Some(record) = running.filter(|record| record.direction != Direction::Prepare) {
+            if let Some(reply) = reply {
+                let _ = reply.send(Ok(Some(record.decision.update.clone())));
+            }
+            return;
+        }
+        self.waiting.extend(reply);
+        if self.checking {
+            return;
+        }
+        let mut known = match self.history.ended() {
+            Ok(known) => known,
+            Err(error) => return self.answer_check(&Err(storage_error(error))),
+        };
+        known.extend(running.map(|record| record.decision.update.clone()));
+        self.checking = true;
+        let (ports, settings) = (self.ports.clone(), self.settings.clone());
+        let tether = Tether::new(None, self.live.0.clone(), self.alive.subscribe());
+        self.tasks.spawn(async move { Home::Check(check(&ports, &settings, &known, &tether).await) });
+    }
+
+    fn answer_check(&mut self, answer: &Result<Option<UpdateId>, OtaError>) {
+        self.checking = false;
+        for reply in self.waiting.drain(..) {
+            let _ = reply.send(answer.clone());
+        }
+    }
+
+    fn end_check(&mut self, found: Result<Found, OtaError>) -> Result<(), StoreError> {
+        let active =
+            self.record.as_ref().filter(|record| !is_over(record)).map(|record| record.decision.update.clone());
+        let answer = match found {
+            Ok(Found::Known(update)) => Ok(Some(update).filter(|update| active.as_ref() == Some(update))),
+            Ok(Found::Nothing) => {
+                // The Director's signed word that nothing is wanted takes back what has not begun.
+                if active.is_some() {
+                    let _ = self.tell(&Event::Cancelled { origin: "the backend".to_owned() })?;
+                }
+                Ok(None)
+            }
+            Ok(Found::Update(decision, plan)) => {
+                let update = decision.update.clone();
+                match (active, plan) {
+                    // Superseded first; once that has ended, the next check brings this one.
+                    (Some(_), _) => {
+                        let _ = self.tell(&Event::Superseded { by: update.clone() })?;
+                    }
+                    (None, Ok(plan)) => {
+                        log::info!(update = update.as_str(); "plan of {update}:\n{plan}");
+                        self.begin(Record::new(*decision, plan, self.now()))?;
+                    }
+                    (None, Err(reason)) => self.begin(Record::refused(*decision, reason, self.now()))?,
+                }
+                Ok(Some(update))
+            }
+            Err(error) if is_refusal(&error) => {
+                self.refuse(&error)?;
+                Err(error)
+            }
+            Err(error) => {
+                log::info!("no check: {}: {}", error.short_name(), error.text());
+                Err(error)
+            }
+        };
+        self.answer_check(&answer);
+        Ok(())
+    }
+
+    /// A refused decision: nothing is touched; it is logged in the chain and reported.
+    fn refuse(&mut self, error: &OtaError) -> Result<(), StoreError> {
+        let at = self.now();
+        log::warn!(error = error.short_name(); "refused: {}: {}", error.short_name(), error.text());
+        let refusal = Refusal { at, update: String::new(), error: error.short_name().to_owned(), text: error.text() };
+        if self.history.refuse(&refusal)? {
+            self.reporter.tell(report::refusal(error, at).to_string());
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, record: Record) -> Result<(), StoreError> {
+        self.document.store(&record)?;
+        self.record = Some(record);
+        self.compared = false;
+        let Some(record) = &self.record else { return Ok(()) };
+        let update = record.decision.update.to_string();
+        log::info!(update = update.as_str(), phase = record.phase.as_str(); "update {update}: begins in {}", record.phase);
+        let phase = record.phase.to_string();
+        self.reporter.tell(report::transition(record, record.since).to_string());
+        let _ = self.news.send(News::Transition { update, phase, end: String::new() });
+        self.look_what_runs();
+        Ok(())
+    }
+}
+
+/// The stored record. One that is damaged is put aside and said to be lost: the next manifest shows what runs.
+fn load_record(document: &Document<Record>, storage: &Arc<dyn Storage>) -> Result<Option<Record>, StoreError> {
+    match document.load() {
+        Ok(Some(record)) if !record.readable() => Err(StoreError::Format {
+            name: "record".to_owned(),
+            found: record.readable_from,
+            known: pitstop_lifecycle::FORMAT,
+        }),
+        Ok(record) => Ok(record),
+        Err(error @ StoreError::Damaged { .. }) => {
+            log::error!("{error}; kept as record.damaged");
+            if let Some(bytes) = storage.read("record")? {
+                storage.replace("record.damaged", &bytes)?;
+            }
+            storage.remove("record")?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn ecu_of(effect: &Effect) -> Option<EcuId> {
+    match effect {
+        Effect::Admit { ecu, .. }
+        | Effect::Stage { ecu, .. }
+        | Effect::Activate { ecu, .. }
+        | Effect::Commit { ecu, .. }
+        | Effect::RollBack { ecu, .. } => Some(ecu.clone()),
+        _ => None,
+    }
+}
+
+fn storage_error(error: StoreError) -> OtaError {
+    OtaError::Storage(error.to_string())
+}
