@@ -54,7 +54,7 @@ impl Backend {
             } else {
                 "mosquitto"
             }),
-            args: vec!["-c".into(), path(&dir.join("broker/mosquitto.conf"))?.to_owned()],
+            args: vec!["-c".into(), path(&dir.join("mosquitto/mosquitto.conf"))?.to_owned()],
             user: None,
             environment: Vec::new(),
         }
@@ -118,7 +118,7 @@ impl Rest {
     fn new(dir: &Path, ready: &Value) -> anyhow::Result<Self> {
         let base = ready["admin"].as_str().context("the backend did not tell its admin address")?.trim_end_matches('/');
         let base = if base.starts_with("http") { base.to_owned() } else { format!("http://{base}") };
-        let token = fs::read_to_string(dir.join("admin-token")).context("reading the admin token")?;
+        let token = fs::read_to_string(dir.join("admin.token")).context("reading the admin token")?;
         let client = reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?;
         Ok(Self { client, base, token: token.trim().to_owned() })
     }
@@ -188,7 +188,7 @@ impl Rest {
     /// Registers a vehicle; answers its one-time provisioning token.
     pub async fn register(&self, vin: &str) -> anyhow::Result<String> {
         let made = self.post("/api/v1/vehicles", &json!({ "vin": vin })).await?;
-        made["token"].as_str().or(made["claim_token"].as_str()).map(str::to_owned).context("no claim token was given")
+        made["claim_token"].as_str().map(str::to_owned).context("no claim token was given")
     }
 
     /// Makes and starts a campaign for these vehicles.

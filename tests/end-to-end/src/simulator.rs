@@ -22,6 +22,7 @@ pub struct Simulator {
 impl Simulator {
     pub async fn start(
         dir: &Path,
+        hub: &Path,
         program: &Path,
         vehicle: &Path,
         bus_speed: f64,
@@ -29,7 +30,7 @@ impl Simulator {
         logs: &Path,
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let (hub, control) = (dir.join("hub.sock"), dir.join("control.sock"));
+        let (hub, control) = (hub.to_owned(), dir.join("control.sock"));
         let words = [
             "--vehicle".to_owned(),
             vehicle.display().to_string(),

@@ -153,6 +153,9 @@ impl Tcu {
         fs::write(self.root.join("run/cmdline"), format!("root=PARTLABEL=slot rauc.slot={}\n", self.slot))?;
         fs::set_permissions(self.root.join("run/cmdline"), fs::Permissions::from_mode(0o644))?;
         self.starts += 1;
+        let boot_id = self.root.join("run/pitstop/boot-id");
+        fs::write(&boot_id, format!("start-{}\n", self.starts))?;
+        fs::set_permissions(&boot_id, fs::Permissions::from_mode(0o644))?;
         for service in SERVICES {
             let program = self.spawn(service)?;
             self.running.push(program);
@@ -210,11 +213,6 @@ impl Tcu {
 
     fn restart_request(&self) -> PathBuf {
         self.root.join("run/pitstop/restart/request")
-    }
-
-    /// Command with which self-update asks for a restart here.
-    pub fn restart_command(root: &Path) -> String {
-        format!("[\"/usr/bin/touch\", \"{}\"]", root.join("run/pitstop/restart/request").display())
     }
 
     pub fn separate_users(&self) -> bool {

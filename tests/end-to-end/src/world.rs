@@ -85,7 +85,7 @@ impl World {
         fs::create_dir_all(&root)?;
         let policies = root.join("usr/share/dbus-1/system.d");
         let separate = nix::unistd::geteuid().is_root();
-        let overrides = overrides(&root, &backend, &simulator, &tpm)?;
+        let overrides = overrides(&programs.overlay, &backend, &simulator, &tpm)?;
         let bus_address = format!("unix:path={}", dir.join("bus.sock").display());
         let wiring = Wiring {
             bus: &bus_address,
@@ -189,7 +189,8 @@ impl World {
     /// The backend's state of this vehicle's newest assignment, and why.
     pub async fn backend_state(&self) -> anyhow::Result<serde_json::Value> {
         let vehicle = self.backend.rest().get(&format!("/api/v1/vehicles/{VIN}")).await?;
-        Ok(serde_json::json!({ "vehicle": vehicle["assignment"]["state"], "reason": vehicle["assignment"]["reason"] }))
+        let newest = vehicle["assignments"].as_array().and_then(|all| all.last()).cloned().unwrap_or_default();
+        Ok(serde_json::json!({ "vehicle": newest["state"], "reason": newest["reason"], "update": newest["id"] }))
     }
 }
 
@@ -228,11 +229,27 @@ async fn start_simulator(
 
 /// The integrator's configuration of this vehicle: what the overlay's defaults cannot know.
 fn overrides(
-    root: &Path,
+    overlay: &Path,
     backend: &Backend,
     simulator: &Simulator,
     tpm: &Tpm,
 ) -> anyhow::Result<Vec<(&'static str, String)>> {
-    let _ = (root, backend, simulator, tpm);
-    Ok(Vec::new())
+    let vehicle = fs::read_to_string(overlay.join("etc/pitstop/vehicle.toml"))?;
+    let vehicle = vehicle.replace("tcp:127.0.0.1:13400", &format!("tcp:{}", simulator.doip));
+    let public = backend.ready["public"].as_str().context("the backend did not tell its public address")?;
+    let public = if public.starts_with("https") { public.to_owned() } else { format!("https://{public}") };
+    let key = format!("[key]\nstore = \"tpm\"\ntcti = \"{}\"\n", tpm.tcti);
+    Ok(vec![
+        ("vehicle.toml", vehicle),
+        ("validator.toml", key.clone()),
+        ("backend-link.toml", format!("provision_url = \"{public}\"\n{key}")),
+        (
+            "self-update.toml",
+            "cmdline = \"/run/cmdline\"\nreboot_command = [\"/usr/bin/touch\", \"{root}/run/pitstop/restart/request\"]\n\
+             [slots.A]\ndevice = \"/slots/a.img\"\n[slots.B]\ndevice = \"/slots/b.img\"\n"
+                .to_owned(),
+        ),
+        ("uds-server.toml", "listen = \"127.0.0.1:0\"\n".to_owned()),
+        ("backend-ca.pem", fs::read_to_string(backend.dir.join("tls/server-ca.pem"))?),
+    ])
 }
