@@ -442,7 +442,7 @@ impl Performer {
                 }
             }
         };
-        let text = report::end(record, manifest.as_deref(), self.now().unwrap_or(record.since)).to_string();
+        let text = report::end(record, manifest.as_deref(), self.now().unwrap_or(record.since));
         self.reporter.deliver(text, tether).await
     }
 

@@ -224,7 +224,7 @@ impl Service {
     fn tell_progress(&self) {
         let Some(record) = &self.record else { return };
         let (update, backend) = (record.decision.update.clone(), self.ports.backend.clone());
-        let progress = report::progress(record, &self.board.status(Some(record)).1).to_string();
+        let progress = report::progress(record.phase, &self.board.status(Some(record)).1);
         tokio::spawn(async move {
             if let Err(error) = backend.report_progress(&update, &progress).await {
                 log::debug!("progress is not told: {}", error.text());
@@ -324,7 +324,7 @@ impl Service {
             end: end.to_owned(),
         });
         if !matches!(record.phase, Phase::Reported | Phase::Ended) {
-            self.reporter.tell(report::transition(record, now).to_string());
+            self.reporter.tell(report::transition(record, now));
         }
         if is_over(record) {
             // Perhaps something newer waits; the one that superseded this one does.
@@ -474,7 +474,7 @@ impl Service {
         log::warn!(error = error.short_name(); "refused: {}: {}", error.short_name(), error.text());
         let refusal = Refusal { at, update: String::new(), error: error.short_name().to_owned(), text: error.text() };
         if self.history.refuse(&refusal)? {
-            self.reporter.tell(report::refusal(error, at).to_string());
+            self.reporter.tell(report::refusal(error, at));
         }
         Ok(())
     }
@@ -487,7 +487,7 @@ impl Service {
         let update = record.decision.update.to_string();
         log::info!(update = update.as_str(), phase = record.phase.as_str(); "update {update}: begins in {}", record.phase);
         let phase = record.phase.to_string();
-        self.reporter.tell(report::transition(record, record.since).to_string());
+        self.reporter.tell(report::transition(record, record.since));
         let _ = self.news.send(News::Transition { update, phase, end: String::new() });
         self.look_what_runs();
         Ok(())

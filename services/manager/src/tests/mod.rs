@@ -1,1 +1,6 @@
-
+mod contract;
+mod cuts;
+mod fakes;
+mod lives;
+mod records;
+mod stories;

@@ -1,0 +1,65 @@
+//! Stored records: damaged, of a newer release, of this one.
+
+use std::sync::Arc;
+
+use pitstop_lifecycle::sim::World;
+use pitstop_store::{Storage, StoreError};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::fakes::Stage;
+use super::lives::Vehicle;
+use crate::{Input, Service};
+
+fn load(vehicle: &Vehicle) -> Result<Service, StoreError> {
+    let stage = Stage {
+        world: vehicle.world.clone(),
+        scene: vehicle.scene.clone(),
+        disk: vehicle.disk.clone(),
+        dead: Arc::default(),
+        boot_id: "x".into(),
+        began: Instant::now(),
+        began_at: 1_000_000,
+    };
+    let (news, _) = mpsc::unbounded_channel();
+    Service::load(stage.ports(), Input::default().validate().unwrap(), stage.storage(), news)
+}
+
+fn waiting() -> Vehicle {
+    let mut vehicle = Vehicle::new(World::new(&["adas"]));
+    vehicle.scene().silent_driver = true;
+    vehicle.live(|caller| async move {
+        caller.check().await.unwrap();
+        caller.until("awaiting-consent").await;
+    });
+    vehicle
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_put_aside_and_the_service_starts() {
+    let vehicle = waiting();
+    let storage = vehicle.disk.storage();
+    storage.replace("record", b"pitstop 1 nonsense\n{}").unwrap();
+    assert_eq!(load(&vehicle).unwrap().shown().phase, "idle");
+    assert!(storage.read("record").unwrap().is_none());
+    assert!(storage.read("record.damaged").unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_record_that_this_release_must_not_act_on_stops_the_service_and_stays() {
+    let vehicle = waiting();
+    let storage = vehicle.disk.storage();
+    let stored = String::from_utf8(storage.read("record").unwrap().unwrap()).unwrap();
+    let body = stored.split_once('\n').unwrap().1.replace("\"readable_from\":1", "\"readable_from\":9");
+    let text = format!("pitstop 1 {}\n{body}", pitstop_types::Digest::of(body.as_bytes()));
+    storage.replace("record", text.as_bytes()).unwrap();
+    assert!(matches!(load(&vehicle), Err(StoreError::Format { found: 9, .. })));
+    assert!(storage.read("record").unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_running_update_is_shown_from_the_first_moment() {
+    let vehicle = waiting();
+    let shown = load(&vehicle).unwrap().shown();
+    assert_eq!((shown.update.as_str(), shown.phase.as_str()), ("u-1", "awaiting-consent"));
+}
