@@ -17,9 +17,9 @@ pub const NOW: i64 = 1_795_000_000;
 pub const DAY: i64 = 86_400;
 
 /// Changes the payload of a role (`targets`, a delegated name, ...) before it is signed; parents then list the changed file.
-pub type Edit = Box<dyn Fn(Repository, &str, &mut Value)>;
+pub type Edit = Box<dyn Fn(Repository, &str, &mut Value) + Send>;
 /// Changes what is served in place of a file; parents do not know.
-pub type Serve = Box<dyn Fn(Repository, &str, Option<Vec<u8>>) -> Option<Vec<u8>>>;
+pub type Serve = Box<dyn Fn(Repository, &str, Option<Vec<u8>>) -> Option<Vec<u8>> + Send>;
 
 pub struct Keys {
     pub root: Vec<MemorySigner>,
