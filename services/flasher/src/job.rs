@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pitstop_bundle::{IDENTITY_LEN, IdentityBlock};
 use pitstop_dbus::OtaError;
+use pitstop_flashing::install::Content;
 use pitstop_flashing::{Act, BlankFinder, Failure, Gate, Installation, Order, Phase, Profile, Success};
-use pitstop_types::{EcuId, UpdateId};
+use pitstop_types::{EcuId, Sha256Writer, UpdateId};
 use tokio::time::Instant;
 
 use crate::error::named;
@@ -151,30 +153,34 @@ async fn read(software: &mut Option<Software>, offset: u64, length: u32) -> Resu
     }
 }
 
-/// Reads every segment once before the first erase: compares it with the description's digests and finds its blank runs.
-pub(crate) async fn look_through(
-    software: &mut Software,
-    profile: &Profile,
-) -> Result<Vec<Vec<std::ops::Range<u64>>>, OtaError> {
+/// Reads every segment once before the first erase: compares it with the description's digests, finds its blank runs, and which
+/// segment is the identity block.
+pub(crate) async fn look_through(software: &mut Software, profile: &Profile) -> Result<Content, OtaError> {
     let mut blanks = Vec::new();
+    let mut seal = None;
     let description = software.description.clone();
     for segment in &description.segments {
         let mut finder = BlankFinder::new(profile.transfer.blank, profile.transfer.split_gap);
-        let mut hash = pitstop_types::Sha256Writer::new();
+        let mut hash = Sha256Writer::new();
+        let mut head = Vec::new();
         read_segment(software.payload.as_mut(), segment, |bytes| {
             finder.feed(bytes);
             hash.update(bytes);
+            head.extend(bytes.iter().take(IDENTITY_LEN.saturating_sub(head.len())));
         })
         .await?;
         if hash.finish() != segment.sha256 {
+            let address = segment.address;
             return Err(OtaError::HashMismatch(format!(
-                "the segment at {:#x} is not what its description says",
-                segment.address
+                "the segment at {address:#x} is not what its description says"
             )));
+        }
+        if segment.length as usize == IDENTITY_LEN && IdentityBlock::read(&head).is_ok() {
+            seal = Some(segment.address);
         }
         blanks.push(finder.finish());
     }
-    Ok(blanks)
+    Ok(Content { description, blanks: Arc::new(blanks), seal })
 }
 
 async fn read_segment(

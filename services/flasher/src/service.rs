@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use pitstop_dbus::{EcuDescription, EcuVersions, OtaError};
 use pitstop_flashing::Job as MachineJob;
-use pitstop_flashing::install::Content;
 use pitstop_flashing::vehicle::{Address, Ecu};
 use pitstop_flashing::{Banks, EcuIdentity, Ident, Order, Outcome, Profile, Vehicle};
 use pitstop_runtime::ResultData;
@@ -192,10 +191,7 @@ impl Flasher {
         profile: &Profile,
     ) -> Result<Order, OtaError> {
         let content = match meaning.job {
-            MachineJob::Install => {
-                let blanks = Arc::new(look_through(software, profile).await?);
-                Some(Content { description: software.description.clone(), blanks })
-            }
+            MachineJob::Install => Some(look_through(software, profile).await?),
             _ => None,
         };
         let after = &software.description.after;

@@ -25,7 +25,7 @@ async fn run(context: Context) -> anyhow::Result<()> {
     let storage = context.storage()?;
     let bus = context.bus().await?;
     let flasher = Flasher::new(Parts {
-        links: Arc::new(CanLinks::new(context.root().to_owned())),
+        links: Arc::new(CanLinks::new(context.root().to_owned(), &vehicle)),
         bundles: Arc::new(ValidatorBundles::new(bus.clone(), keyring)),
         safety: Arc::new(BusSafety::new(bus.clone())),
         keys: Arc::new(FileKeys::new(context.path(&settings.secrets))),

@@ -49,6 +49,8 @@ pub struct Content {
     pub description: Arc<Description>,
     /// Blank runs per segment, see [`crate::BlankFinder`].
     pub blanks: Arc<Vec<Vec<Range<u64>>>>,
+    /// Address of the segment that holds the identity block, if one does.
+    pub seal: Option<u32>,
 }
 
 /// Something unsafe that needs leave first.

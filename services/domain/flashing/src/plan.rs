@@ -22,6 +22,8 @@ pub struct PlanInput<'a> {
     pub blanks: &'a [Vec<Range<u64>>],
     pub profile: &'a Profile,
     pub identity: &'a EcuIdentity,
+    /// Address of the segment that holds the identity block, if one does.
+    pub seal: Option<u32>,
     /// Segments the ECU has reported as right; empty: none.
     pub right: &'a [bool],
 }
@@ -38,6 +40,8 @@ pub struct TransferPlan {
     pub segments: Vec<PlannedSegment>,
     /// In the order of writing; all are erased first, the last one first of all.
     pub groups: Vec<Group>,
+    /// Address of the segment that makes the software valid.
+    pub seal: Option<u32>,
     pub estimate: Duration,
 }
 
@@ -110,10 +114,11 @@ impl TransferPlan {
             to,
             segments: planned_segments(input)?,
             groups: Vec::new(),
+            seal: input.profile.transfer.seal.or(input.seal),
             estimate: Duration::ZERO,
         };
         plan.groups = plan.grouped(input.profile);
-        plan.keep_right_groups(input.profile);
+        plan.keep_right_groups();
         plan.estimate = plan.estimated(input.profile);
         Ok(plan)
     }
@@ -125,7 +130,7 @@ impl TransferPlan {
             segment.right = *right;
         }
         plan.groups = plan.grouped(profile);
-        plan.keep_right_groups(profile);
+        plan.keep_right_groups();
         plan.estimate = plan.estimated(profile);
         plan
     }
@@ -162,28 +167,28 @@ impl TransferPlan {
         }
         let mut groups: Vec<Group> =
             groups.into_iter().map(|(erase, segments)| Group { erase: Some(erase), segments }).collect();
-        if let Some(at) = groups.iter().position(|group| self.seals(group, profile)) {
+        if let Some(at) = groups.iter().position(|group| self.seals(group)) {
             let seal = groups.remove(at);
             groups.push(seal);
         }
         groups
     }
 
-    fn seals(&self, group: &Group, profile: &Profile) -> bool {
-        let is_seal = |number: &usize| self.segments.get(*number).map(|s| s.address) == profile.transfer.seal;
-        profile.transfer.seal.is_some() && group.segments.iter().any(is_seal)
+    fn seals(&self, group: &Group) -> bool {
+        let is_seal = |number: &usize| self.segments.get(*number).map(|s| s.address) == self.seal;
+        self.seal.is_some() && group.segments.iter().any(is_seal)
     }
 
     /// Leaves out groups that are right already. The seal is written again with anything else: between the first erase and
     /// the last block it must not vouch for software that is only half there.
-    fn keep_right_groups(&mut self, profile: &Profile) {
+    fn keep_right_groups(&mut self) {
         let is_right =
             |group: &Group| group.segments.iter().all(|number| self.segments.get(*number).is_some_and(|s| s.right));
         if self.groups.iter().all(is_right) {
             return self.groups.clear();
         }
         let kept: Vec<Group> =
-            self.groups.iter().filter(|group| !is_right(group) || self.seals(group, profile)).cloned().collect();
+            self.groups.iter().filter(|group| !is_right(group) || self.seals(group)).cloned().collect();
         let written: BTreeSet<usize> = kept.iter().flat_map(|group| group.segments.iter().copied()).collect();
         self.groups = kept;
         for (number, segment) in self.segments.iter_mut().enumerate() {

@@ -33,8 +33,6 @@ pub struct Profile {
     pub check: Check,
     pub retry: Retry,
     pub identification: Identification,
-    /// Dual-bank: the routine that tells which bank runs and whether it is on trial.
-    pub bank_status: Option<RoutineId>,
     /// Signals (VSS names) nobody sends while this ECU is flashed.
     pub lost_signals: Vec<String>,
     /// Single-bank: the whole flashing. Dual-bank: writing the inactive bank.
@@ -77,7 +75,8 @@ pub struct Transfer {
     pub split_gap: u64,
     /// For estimates only.
     pub bytes_per_second: u32,
-    /// Address of the segment that makes the software valid to the ECU (its identity block): erased first, written last.
+    /// Address of the segment that makes the software valid to the ECU: erased first, written last. `None`: the one that holds an
+    /// identity block.
     pub seal: Option<u32>,
 }
 

@@ -46,7 +46,7 @@ pub enum BusKind {
     Can { bitrate: u32 },
     /// CAN FD with bit-rate switch, 64-byte frames.
     CanFd { bitrate: u32, data_bitrate: u32 },
-    /// ISO 13400-2; `tester` is the logical address this computer uses.
+    /// ISO 13400-2; `tester` is the logical address this computer uses; ECU after ECU of the bus takes the next one.
     Doip { tester: u16 },
 }
 
@@ -221,8 +221,8 @@ struct FileEcu {
     profile: String,
 }
 
-/// Tester address used where the file names none: the first of the range for external testers (ISO 13400-2, table of logical addresses).
-const DEFAULT_TESTER: u16 = 0x0E00;
+/// Tester address used where the file names none: from the range for external testers (ISO 13400-2, table of logical addresses).
+const DEFAULT_TESTER: u16 = 0x0E80;
 /// Functional request identifier of 11-bit diagnostics (ISO 15765-4).
 const DEFAULT_FUNCTIONAL: u32 = 0x7DF;
 const MAX_CAN_ID: u32 = 0x1FFF_FFFF;

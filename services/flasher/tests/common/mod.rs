@@ -150,7 +150,7 @@ impl Keys for TestKeys {
 /// The service and its caller.
 pub struct Stand {
     pub client: Connection,
-    pub server: Connection,
+    _server: Connection,
     pub bundles: Arc<FakeBundles>,
     pub safety: Arc<FakeSafety>,
 }
@@ -186,7 +186,7 @@ impl Stand {
         let operations = Operations::new(&server, "Flasher", storage).await.expect("operations");
         let object = FlasherObject::new(Arc::new(flasher), operations);
         server.object_server().at(pitstop_dbus::object_path("Flasher"), object).await.expect("served");
-        Self { client, server, bundles, safety }
+        Self { client, _server: server, bundles, safety }
     }
 
     pub async fn proxy(&self) -> FlasherProxy<'_> {
@@ -206,6 +206,6 @@ impl Stand {
         &self,
         path: Result<zbus::OwnedObjectPath, OtaError>,
     ) -> Result<pitstop_runtime::operation::Data, OtaError> {
-        pitstop_runtime::operation::wait(&self.client, "Flasher", &path?, |_| {}).await
+        pitstop_runtime::operation::wait(&self.client, "Flasher", &path?.into(), |_| {}).await
     }
 }

@@ -409,6 +409,7 @@ impl Installation {
                 hardware: &self.order.hardware,
                 description: &content.description,
                 blanks: &content.blanks,
+                seal: content.seal,
                 profile: &self.profile,
                 identity: &self.identity,
                 right: &[],

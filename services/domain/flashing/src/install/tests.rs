@@ -19,7 +19,6 @@ const MANY: usize = 5000;
 fn profile(dual: bool) -> Arc<Profile> {
     let mut profile = Profile::read(if dual { DUAL } else { SINGLE }).expect("shipped profile");
     profile.security = Security::SeedKey { plugin: "reverse".into(), level: 0x11 };
-    profile.transfer.seal = Some(SEAL);
     profile.transfer.split_gap = 100;
     Arc::new(profile)
 }
@@ -31,7 +30,7 @@ fn order(job: Job, from: &str, to: &str) -> (Order, Vec<u8>) {
         finder.feed(&payload[segment.offset as usize..segment.end_offset() as usize]);
         finder.finish()
     });
-    let content = Content { blanks: Arc::new(blanks.collect()), description: Arc::new(description) };
+    let content = Content { blanks: Arc::new(blanks.collect()), description: Arc::new(description), seal: Some(SEAL) };
     let target = Ident { software_number: "PS-1".into(), version: SoftwareVersion::new(to).unwrap() };
     let order = Order {
         ecu: EcuId::new("x").unwrap(),

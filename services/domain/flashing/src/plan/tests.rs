@@ -40,6 +40,7 @@ fn plan(description: &Description, blanks: &[Vec<Range<u64>>], right: &[bool]) -
         blanks,
         profile: &profile,
         identity: &identity,
+        seal: None,
         right,
     })
 }

@@ -27,7 +27,6 @@ pub(super) struct FileProfile {
     retry: FileRetry,
     #[serde(default)]
     identification: FileIdentification,
-    bank_status: Option<u16>,
     #[serde(default)]
     lost_signals: Vec<String>,
     install: Vec<FileStep>,
@@ -221,7 +220,6 @@ impl FileProfile {
             check: self.check.check()?,
             retry: self.retry.check()?,
             identification: self.identification.typed(),
-            bank_status: self.bank_status.map(RoutineId),
             lost_signals: self.lost_signals,
             install: steps("install", self.install)?,
             activate: steps("activate", self.activate)?,
