@@ -213,8 +213,11 @@ async fn start_simulator(
     logs: &Path,
 ) -> anyhow::Result<Simulator> {
     let _ = firmware;
+    let hub = dir.join("tcu/run/pitstop/hub.sock");
+    fs::create_dir_all(dir.join("tcu/run/pitstop"))?;
     let simulator = Simulator::start(
         &dir.join("ecus"),
+        &hub,
         &programs.ecu_sim,
         &programs.vehicle,
         options.bus_speed,
