@@ -17,7 +17,8 @@ const DUAL: &str = include_str!("../../../../../rootfs-overlay/usr/lib/pitstop/p
 const MANY: usize = 5000;
 
 fn profile(dual: bool) -> Arc<Profile> {
-    let mut profile = Profile::read(if dual { DUAL } else { SINGLE }).expect("shipped profile");
+    let text = if dual { DUAL } else { SINGLE };
+    let mut profile = Profile::read(text).expect("shipped profile");
     profile.security = Security::SeedKey { plugin: "reverse".into(), level: 0x11 };
     profile.transfer.split_gap = 100;
     Arc::new(profile)

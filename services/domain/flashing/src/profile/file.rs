@@ -211,11 +211,17 @@ impl FileProfile {
         if self.lost_signals.len() > MAX_LOST_SIGNALS {
             return Err(ProfileError::Value { key: "lost_signals", problem: "too many" });
         }
+        let security = self.security.check()?;
+        let steps = |job, steps| {
+            let mut steps = read_steps(job, steps)?;
+            // An ECU without security does not serve 27 at all.
+            steps.retain(|step| step.kind != StepKind::Unlock || security != Security::None);
+            Ok::<_, ProfileError>(steps)
+        };
         Ok(Profile {
             banks: self.banks,
             timing: self.timing.check()?,
             transfer: self.transfer.check()?,
-            security: self.security.check()?,
             erase: self.erase.check()?,
             check: self.check.check()?,
             retry: self.retry.check()?,
@@ -225,6 +231,7 @@ impl FileProfile {
             activate: steps("activate", self.activate)?,
             commit: steps("commit", self.commit)?,
             roll_back: steps("roll_back", self.roll_back)?,
+            security,
         })
     }
 }
@@ -357,7 +364,7 @@ impl FileIdentification {
     }
 }
 
-fn steps(job: &'static str, steps: Vec<FileStep>) -> Result<Vec<Step>, ProfileError> {
+fn read_steps(job: &'static str, steps: Vec<FileStep>) -> Result<Vec<Step>, ProfileError> {
     if steps.len() > MAX_STEPS {
         return Err(ProfileError::Job { job, problem: "too many steps" });
     }

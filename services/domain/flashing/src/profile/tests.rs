@@ -26,6 +26,14 @@ fn the_shipped_profiles_are_read() {
 }
 
 #[test]
+fn without_security_nothing_is_unlocked() {
+    let open = BCM.replacen("kind = \"seed-key\"\nplugin = \"sha256\"\nlevel = 0x11\n", "kind = \"none\"\n", 1);
+    let profile = Profile::read(&open).unwrap();
+    assert!(profile.install.iter().all(|step| step.kind != StepKind::Unlock));
+    assert_eq!(refusal(&BCM.replacen("level = 0x11", "level = 0x12", 1)), "security.level: odd, from 0x01 to 0x7D");
+}
+
+#[test]
 fn a_misspelt_key_is_refused_wherever_it_stands() {
     for (good, bad) in [
         ("split_gap", "splitgap"),
