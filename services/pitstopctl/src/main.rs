@@ -1,1 +1,46 @@
-fn main() {}
+//! `pitstopctl`: what people type. It talks to the services over D-Bus only and decides nothing.
+//!
+//! `cli.rs` is the command line; `commands.rs` asks the services; `view.rs` makes text and JSON of their answers without
+//! asking anybody; `watch.rs` follows a running update; `error.rs` holds exit codes and advice.
+
+mod cli;
+mod commands;
+mod error;
+mod prompts;
+mod table;
+mod time;
+mod view;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::Cli;
+use crate::error::CtlError;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(commands::run(cli)),
+        Err(cause) => Err(CtlError::Start(cause)),
+    };
+    match result {
+        Ok(text) => {
+            if !text.is_empty() {
+                println!("{}", text.trim_end());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            if json {
+                println!("{}", error.json());
+            } else {
+                eprint!("{}", error.human());
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
