@@ -349,3 +349,55 @@ fn a_floor_that_a_release_demands_comes_with_the_approval() {
     }));
     assert_eq!(world.refusal(), "TargetMismatch");
 }
+
+#[test]
+fn what_is_stored_may_be_expired_if_what_comes_is_not() {
+    for repository in BOTH {
+        for role in Role::ALL {
+            let mut world = World::new();
+            let repo = world.repo(repository);
+            repo.expires.insert(role, NOW + 10);
+            repo.targets.header.expires = at(if role == Role::Targets { NOW + 10 } else { NOW + 2 * DAY });
+            repo.roots.clear();
+            let root = repo.next_root(repository, &[]);
+            repo.roots.push(root);
+            let trusted = world.trusted();
+            let later = NOW + 20;
+            assert_eq!(name(world.cycle(&trusted, vehicle(), later).0), "Expired", "{repository} {role}");
+            let repo = world.repo(repository);
+            repo.expires.insert(role, later + DAY);
+            repo.targets.header.expires = at(later + DAY);
+            repo.bump();
+            if role == Role::Root {
+                let root = repo.next_root(repository, &[]);
+                repo.roots.push(root);
+            }
+            assert_eq!(name(world.cycle(&trusted, vehicle(), later).0), "accepted", "{repository} {role}");
+        }
+    }
+}
+
+#[test]
+fn a_bundle_for_two_ecus_and_one_that_stays_are_paired_one_by_one() {
+    let mut world = World::new();
+    let mut vehicle = vehicle();
+    vehicle.ecus.insert(ecu("twin"), hardware("bcm-a1"));
+    let both = |role| pitstop_uptane::EcuPairing { hardware_id: hardware("bcm-a1"), role };
+    let targets = &mut world.director.targets.targets;
+    for path in ["bcm/1.0.0.raucb", "bcm/2.0.0.raucb"] {
+        targets.remove(path);
+    }
+    let mut one = directed("bcm", "1.0.0", 3, PairingRole::Fallback);
+    one.ecus.insert(ecu("twin"), both(Some(PairingRole::Both)));
+    world.director.targets.list_director("bcm/1.0.0.raucb", one).unwrap();
+    let two = directed("bcm", "2.0.0", 4, PairingRole::Target);
+    world.director.targets.list_director("bcm/2.0.0.raucb", two).unwrap();
+    let (result, _) = world.cycle(&world.initial(), vehicle, NOW);
+    let decision = result.unwrap().decision.unwrap();
+    let versions = |name: &str| {
+        let part = decision.ecu(&ecu(name)).unwrap();
+        (part.target.version.to_string(), part.fallback.as_ref().unwrap().version.to_string())
+    };
+    assert_eq!(versions("bcm"), ("2.0.0".into(), "1.0.0".into()));
+    assert_eq!(versions("twin"), ("1.0.0".into(), "1.0.0".into()));
+}
