@@ -88,6 +88,8 @@ pub struct Core {
     document: Document<SlotRecord>,
     record: SlotRecord,
     lease: Option<Lease>,
+    /// The slot that runs has been put beside the record, and the boot environment follows it.
+    settled: bool,
 }
 
 impl Core {
@@ -108,12 +110,14 @@ impl Core {
                 record
             }
         };
-        let mut core = Self { slots, booted, env, document, record, lease: None };
+        let mut core = Self { slots, booted, env, document, record, lease: None, settled: false };
         if let Err(error) = core.settle_start() {
             log::error!("the boot environment does not follow the record: {}", chain(&error));
         }
         Ok(core)
     }
+
+    /// Until this has succeeded once, no verb is taken: the record's phase may be one that a start has overtaken.
 
     fn settle_start(&mut self) -> Result<(), CoreError> {
         if self.env.mend(&self.booted)? {
@@ -130,6 +134,7 @@ impl Core {
             // Last, so that a fall-back is marked bad before the slot that saved the day is vouched for.
             self.env.change(|vars| vars.mark_good(&slot))?;
         }
+        self.settled = true;
         Ok(())
     }
 
@@ -163,6 +168,9 @@ impl Core {
 
     /// Changes the record by `verb`, then makes the boot loader follow, also when an earlier call could not.
     fn change(&mut self, verb: impl FnOnce(&mut SlotRecord) -> Result<bool, PhaseError>) -> Result<(), CoreError> {
+        if !self.settled {
+            self.settle_start()?;
+        }
         let mut record = self.record.clone();
         if verb(&mut record)? {
             self.store(record)?;

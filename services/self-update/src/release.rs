@@ -93,6 +93,13 @@ pub(crate) mod tests {
         let tree = folder.join(format!("tree-{version}"));
         std::fs::create_dir_all(tree.join("etc")).unwrap();
         std::fs::write(tree.join("etc/pitstop-release"), text(version, counter)).unwrap();
+        // Does not compress, so that the bundle's blocks hold it.
+        let noise = std::iter::successors(Some(1_u32), |x| {
+            let x = x ^ (x << 13);
+            let x = x ^ (x >> 17);
+            Some(x ^ (x << 5))
+        });
+        std::fs::write(tree.join("noise"), noise.take(100_000).map(|x| x as u8).collect::<Vec<u8>>()).unwrap();
         let image = folder.join(format!("rootfs-{version}.ext4"));
         let made = std::process::Command::new("mkfs.ext4")
             .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
