@@ -21,7 +21,7 @@ pub mod server;
 mod service;
 
 pub use client::{ClientError, ClientEvent, ClientSession, ClientTiming, RequestRefused, StepLimits, Transmit};
-pub use did::{Did, IdentityBlock, IdentityBlockError};
+pub use did::Did;
 pub use message::{AddressAndSize, DecodeError, EncodeError, ResetType, RoutineAction, RoutineId, SessionType};
 pub use nrc::{Nrc, Reaction};
 pub use request::Request;
