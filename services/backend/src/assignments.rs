@@ -62,7 +62,8 @@ pub fn settle(
     }
     let claimed = assignment.claimed.as_ref()?;
     let why = [claimed.error.as_deref(), claimed.text.as_deref()];
-    let why = why.into_iter().flatten().collect::<Vec<_>>().join(": ");
+    let why = why.into_iter().flatten().map(str::to_owned).chain(ecu_errors(&assignment.ecus));
+    let why = why.collect::<Vec<_>>().join(": ");
     let state = match claimed.end {
         UpdateEnd::AllOld if proof && all_run(&assignment.plan, ecus, bundles, |part| &part.fallback) => {
             AssignmentState::RolledBack
@@ -81,6 +82,12 @@ pub fn settle(
         _ => format!("the vehicle says {}", claimed.end),
     };
     Some((state, if why.is_empty() { words } else { format!("{words}: {why}") }))
+}
+
+/// `bcm CheckFailed` for every ECU that names an error.
+fn ecu_errors(ecus: &[serde_json::Value]) -> impl Iterator<Item = String> + '_ {
+    let text = |ecu: &serde_json::Value, name: &str| ecu.get(name)?.as_str().map(str::to_owned);
+    ecus.iter().filter_map(move |ecu| Some(format!("{} {}", text(ecu, "ecu")?, text(ecu, "error")?)))
 }
 
 fn all_run(

@@ -2,14 +2,14 @@
 
 use pitstop_types::UpdateEnd;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::assignments::step;
 use crate::backend::Backend;
 use crate::director::Case;
 use crate::error::Error;
-use crate::model::{AssignmentState, Claimed, StatusItem};
+use crate::model::{Assignment, AssignmentState, Claimed, StatusItem};
 use crate::rules::phase_state;
 use crate::store::Change;
 
@@ -61,10 +61,20 @@ impl Backend {
         self.repo.apply(case.changes).await?;
         drop(deciding);
         for manifest in manifests {
+            if self.is_known(device, &manifest).await? {
+                continue;
+            }
             // Refused or not, it has been seen: the event says which. It must not hold up the rest of the outbox.
             let _ = self.take_manifest(device, manifest.to_string().as_bytes()).await;
         }
         Ok(Ack { ack })
+    }
+
+    /// Is this the manifest that was taken last? Vehicles send it by itself too.
+    async fn is_known(&self, device: &str, manifest: &Value) -> Result<bool, Error> {
+        let vehicle = self.vehicle_of_device(device).await?;
+        let last: Option<Value> = vehicle.manifest.and_then(|text| serde_json::from_str(&text).ok());
+        Ok(last.as_ref() == Some(manifest))
     }
 
     fn take_item(&self, case: &mut Case, mut item: StatusItem) {
@@ -74,20 +84,18 @@ impl Backend {
         }
         truncate(&mut item.phase);
         item.ecus.truncate(MAX_ECUS);
+        item.answers.truncate(MAX_ECUS);
         let words = [Some(item.phase.as_str()), item.result.as_deref(), item.error.as_deref(), item.text.as_deref()];
         let words = words.into_iter().flatten().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": ");
         let data = json!({ "seq": item.seq, "update": item.update, "phase": item.phase, "result": item.result,
-            "error": item.error, "ecus": item.ecus, "at": item.at });
+            "error": item.error, "ecus": item.ecus, "answers": item.answers, "at": item.at });
         case.changes.push(self.event(&case.vehicle.vin, "status", words, data));
-        let Some(assignment) = case.assignments.iter_mut().find(|a| Some(a.id.as_str()) == item.update.as_deref())
-        else {
-            return;
-        };
+        let end = item.result.as_deref().and_then(end_of);
+        let Some(assignment) = case.assignments.iter_mut().find(|a| is_about(a, &item, end)) else { return };
         assignment.phase.clone_from(&item.phase);
         if !item.ecus.is_empty() {
             assignment.ecus.clone_from(&item.ecus);
         }
-        let end = item.result.as_deref().and_then(end_of);
         if let Some(end) = end {
             assignment.claimed = Some(Claimed { end, error: item.error.clone(), text: item.text.clone(), at: item.at });
         }
@@ -108,9 +116,17 @@ impl Backend {
     pub async fn next(&self, device: &str) -> Result<Next, Error> {
         let vehicle = self.vehicle_of_device(device).await?;
         let assignments = self.repo.assignments_of_vehicle(&vehicle.vin).await?;
-        let open = |a: &&crate::model::Assignment| a.state.is_under_way() || a.state == AssignmentState::Planned;
+        let open = |a: &&Assignment| a.state.is_under_way() || a.state == AssignmentState::Planned;
         let update = assignments.iter().find(open).map(|assignment| assignment.id.to_string());
         Ok(Next { rev: vehicle.rev, update, poll_secs: self.settings.lifetimes.poll_secs })
+    }
+}
+
+/// Is the item about this assignment? A vehicle that refuses an order as a whole names no update: it believed nothing in it.
+fn is_about(assignment: &Assignment, item: &StatusItem, end: Option<UpdateEnd>) -> bool {
+    match &item.update {
+        Some(update) => assignment.id.as_str() == update,
+        None => end == Some(UpdateEnd::Refused) && assignment.state == AssignmentState::Offered,
     }
 }
 

@@ -124,7 +124,7 @@ impl AssignmentState {
             }
             Self::Excluded => matches!(next, Self::Planned | Self::Cancelled),
             Self::TimedOut => next.is_end() && !matches!(next, Self::Cancelled | Self::Superseded),
-            Self::Failed => matches!(next, Self::Succeeded | Self::RolledBack),
+            Self::Failed | Self::Refused => matches!(next, Self::Succeeded | Self::RolledBack),
             Self::Cancelled => matches!(next, Self::Succeeded | Self::RolledBack | Self::Failed),
             end if end.is_end() => false,
             _ => !matches!(next, Self::Planned | Self::Excluded | Self::Offered),

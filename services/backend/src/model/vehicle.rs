@@ -115,6 +115,10 @@ pub struct StatusItem {
     /// Unix seconds by the vehicle's clock.
     #[serde(default)]
     pub at: i64,
+    /// What the driver answered, as the vehicle stored it; kept as evidence.
+    #[serde(default)]
+    #[schema(value_type = Vec<Object>)]
+    pub answers: Vec<serde_json::Value>,
     /// Signed manifest, checked as if it had been sent by itself.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
