@@ -11,6 +11,9 @@ use pitstop_uptane::{PublicKey, Repository, SignError, Signer};
 
 use crate::ports::{EcuReading, Identity, MetadataSource, VersionSource};
 
+/// Longest text taken over from an ECU, in characters; ISO 14229-1 identification is shorter.
+const MAX_TEXT: usize = 32;
+
 /// Metadata through `BackendLink`.
 pub(crate) struct BackendLink {
     pub(crate) proxy: BackendLinkProxy<'static>,
@@ -23,7 +26,7 @@ impl MetadataSource for BackendLink {
             Ok(bytes) => Ok(Some(bytes)),
             Err(OtaError::NotFound(_)) => Ok(None),
             Err(OtaError::TooLarge(text)) => Err(OtaError::Oversized(text)),
-            Err(error) => Err(error),
+            Err(error) => Err(waiting(error)),
         }
     }
 }
@@ -42,7 +45,7 @@ pub(crate) struct Ecus {
 impl VersionSource for Ecus {
     async fn read_all(&self) -> Result<Vec<EcuReading>, OtaError> {
         let tcu = self.read_tcu().await?;
-        let answers = self.flasher.read_versions(&[]).await?;
+        let answers = self.flasher.read_versions(&[]).await.map_err(waiting)?;
         let others = self.fitted.iter().filter(|(ecu, _)| !ecu.is_tcu());
         let readings = others.map(|(ecu, hardware)| reading(ecu, hardware, &answers));
         Ok(std::iter::once(tcu).chain(readings).collect())
@@ -52,7 +55,7 @@ impl VersionSource for Ecus {
 impl Ecus {
     /// The booted slot speaks for the TCU.
     async fn read_tcu(&self) -> Result<EcuReading, OtaError> {
-        let slots = self.self_update.get_slots().await?;
+        let slots = self.self_update.get_slots().await.map_err(waiting)?;
         let missing = || OtaError::EcuNotResponding("the TCU's booted slot cannot be read".to_owned());
         let slot = slots.into_iter().find(|slot| slot.booted).ok_or_else(missing)?;
         let version = SoftwareVersion::new(slot.version).map_err(|_| missing())?;
@@ -86,9 +89,22 @@ fn reading(ecu: &EcuId, fitted: &HardwareId, answers: &[EcuVersions]) -> EcuRead
         hardware: HardwareId::new(answer.hardware.clone()).unwrap_or_else(|_| fitted.clone()),
         // Empty: its bootloader runs.
         version: SoftwareVersion::new(answer.version.clone()).ok(),
-        software_number: answer.software_number.clone(),
-        serial: answer.serial.clone(),
+        software_number: short(&answer.software_number),
+        serial: short(&answer.serial),
         answered: true,
+    }
+}
+
+/// What an ECU says of itself goes into a manifest of limited size.
+fn short(text: &str) -> String {
+    text.chars().take(MAX_TEXT).collect()
+}
+
+/// A service that is not there (yet) is a matter of waiting.
+fn waiting(error: OtaError) -> OtaError {
+    match error {
+        OtaError::Bus(error) => OtaError::NotReady(format!("a service does not answer: {error}")),
+        other => other,
     }
 }
 

@@ -24,6 +24,14 @@ pub(crate) struct Approved {
     pub(crate) floors: BTreeMap<EcuId, ReleaseCounter>,
 }
 
+impl Approved {
+    /// Same files for the same ECUs, same floors, same text for the driver; dates and versions of metadata may go on.
+    fn orders_the_same(&self, other: &Self) -> bool {
+        let (a, b) = (&self.decision, &other.decision);
+        a.ecus == b.ecus && a.facts == b.facts && a.campaign == b.campaign && self.floors == other.floors
+    }
+}
+
 type Images = BTreeMap<EcuId, Vec<SoftwareRef>>;
 
 pub(crate) struct Approvals {
@@ -36,17 +44,26 @@ impl Approvals {
         Self { images: Document::new(storage.clone(), "images", 1), storage }
     }
 
-    /// Keeps a verified decision.
-    pub(crate) fn store(&self, approval: &Verified<Approval>) -> Result<Option<UpdateId>, OtaError> {
+    /// Keeps a verified decision. `begun` says of an update that bundles were admitted for it: from then on its id means these
+    /// files and this text, and an order that says otherwise is refused.
+    pub(crate) fn store(
+        &self,
+        approval: &Verified<Approval>,
+        begun: impl Fn(&UpdateId) -> bool,
+    ) -> Result<Option<UpdateId>, OtaError> {
         let Some(decision) = approval.decision.clone() else { return Ok(None) };
         let update = decision.update.clone();
-        self.remember_images(&decision)?;
         let approved = Approved { decision, floors: approval.floors.clone() };
-        // The Director signs the same order again every day; the disk need not hear of it.
         let document = self.document(&update);
-        if document.load().ok().flatten().as_ref() != Some(&approved) {
-            document.store(&approved).map_err(refusal::store)?;
+        let before = document.load().ok().flatten();
+        if before.as_ref() == Some(&approved) {
+            return Ok(Some(update));
         }
+        if begun(&update) && before.is_none_or(|before| !before.orders_the_same(&approved)) {
+            return Err(OtaError::MixAndMatch(format!("update {update} has begun with other files or another text")));
+        }
+        self.remember_images(&approved.decision)?;
+        document.store(&approved).map_err(refusal::store)?;
         Ok(Some(update))
     }
 
@@ -63,8 +80,9 @@ impl Approvals {
     pub(crate) fn prune(&self, now: UnixSeconds, keep: impl Fn(&UpdateId) -> bool) -> Result<(), OtaError> {
         for name in self.storage.list(FOLDER).map_err(refusal::store)? {
             let Some(update) = name.strip_prefix(FOLDER).and_then(|id| UpdateId::new(id).ok()) else { continue };
-            let approved = self.get(&update)?;
-            if approved.decision.install_by.saturating_add(KEPT_AFTER) < now && !keep(&update) {
+            // A damaged one decides nothing any more either.
+            let past = self.get(&update).map_or(true, |old| old.decision.install_by.saturating_add(KEPT_AFTER) < now);
+            if past && !keep(&update) {
                 self.remove(&update)?;
             }
         }

@@ -84,9 +84,9 @@ impl Bus {
     }
 
     async fn release(&self, update: &str) -> Result<(), OtaError> {
-        self.validator.release(update).await?;
+        // First what runs for it, so that nothing is admitted behind the release.
         self.operations.release(update).await;
-        Ok(())
+        self.validator.release(update).await
     }
 
     #[zbus(out_args("floors"))]

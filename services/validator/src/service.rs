@@ -122,7 +122,7 @@ impl Validator {
         // What the transport says is no verdict on the metadata.
         let word = match &result {
             Ok(_) => Some(String::new()),
-            Err(OtaError::Bus(_) | OtaError::Network(_) | OtaError::NotProvisioned(_)) => None,
+            Err(error) if error.is_temporary() || matches!(error, OtaError::NotProvisioned(_)) => None,
             Err(error) => Some(error.short_name().to_owned()),
         };
         if let Some(word) = word {
@@ -174,7 +174,7 @@ impl Validator {
     }
 
     fn keep(&self, approval: &Verified<Approval>, now: i64) -> Result<Outcome, OtaError> {
-        let update = self.approvals.store(approval)?;
+        let update = self.approvals.store(approval, |update| self.vault.has_any(update))?;
         self.approvals.prune(now, |update| self.vault.has_any(update))?;
         self.ledger.change(|entries| {
             entries.verified_at = entries.verified_at.max(now);
@@ -213,6 +213,8 @@ impl Validator {
         let this = Arc::clone(self);
         blocking(move || {
             let _turn = turn;
+            // Released while it waited for its turn: nothing may be admitted for it any more.
+            this.approvals.get(&admission.update)?;
             admission.run(&this.vault, &this.keyring, &bundle, &mut progress)
         })
         .await

@@ -199,3 +199,14 @@ async fn the_position_of_the_callers_descriptor_does_not_matter() {
     let admission = validator.plan_admission("u-1", "bcm", "target").unwrap();
     validator.admit(admission, same, |_, _| true).await.unwrap();
 }
+
+#[tokio::test]
+async fn nothing_is_admitted_behind_a_release() {
+    let stage = Stage::new();
+    let validator = stage.decided().await;
+    let planned = validator.plan_admission("u-1", "bcm", "target").unwrap();
+    validator.release("u-1").await.unwrap();
+    let file = File::open(&stage.target.path).unwrap();
+    assert!(matches!(validator.admit(planned, file, |_, _| true).await, Err(OtaError::UnknownUpdate(_))));
+    assert!(stage.files_in_store().is_empty());
+}

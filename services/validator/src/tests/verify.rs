@@ -155,3 +155,41 @@ async fn the_transports_errors_come_through_and_are_no_verdict() {
     assert!(matches!(validator.verify().await, Err(OtaError::Network(_))));
     assert_eq!(validator.status().unwrap().last_error, "");
 }
+
+#[tokio::test]
+async fn an_update_that_has_begun_keeps_its_content() {
+    let stage = Stage::new();
+    let validator = stage.decided().await;
+    let refine = |text: &str| {
+        stage.change(|world| {
+            world.director.targets.order.as_mut().unwrap().facts.changes = text.to_owned();
+            world.director.bump();
+        });
+    };
+    // Nothing admitted yet: the Director may still change its mind.
+    refine("Other brakes");
+    validator.verify().await.unwrap();
+    assert_eq!(validator.decision("u-1").unwrap().facts.changes, "Other brakes");
+    super::stage::admit(&validator, "target", &stage.target.path).await.unwrap();
+    refine("Steering");
+    assert!(matches!(validator.verify().await, Err(OtaError::MixAndMatch(_))));
+    assert_eq!(validator.decision("u-1").unwrap().facts.changes, "Other brakes");
+    // The same order with a new date goes on; after the release the id is free.
+    refine("Other brakes");
+    stage.change(|world| world.director.targets.order.as_mut().unwrap().install_by += 60);
+    validator.verify().await.unwrap();
+    validator.release("u-1").await.unwrap();
+    refine("Steering");
+    validator.verify().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_decision_does_not_stand_in_the_way_of_the_next() {
+    let stage = Stage::new();
+    let validator = stage.decided().await;
+    pitstop_store::Storage::replace(&stage.disk.storage(), "approvals/u-0", b"nonsense").unwrap();
+    assert!(matches!(validator.decision("u-0"), Err(OtaError::Storage(_))));
+    validator.verify().await.unwrap();
+    assert!(matches!(validator.decision("u-0"), Err(OtaError::UnknownUpdate(_))));
+    assert!(validator.decision("u-1").is_ok());
+}
