@@ -124,7 +124,12 @@ fn each_role_going_back_one_version_is_a_rollback() {
             }
             let (result, after) = world.cycle(&trusted, vehicle(), NOW);
             assert_eq!(name(result), "Rollback", "{repository} {role}");
-            assert_eq!(after.director.get("targets"), trusted.director.get("targets"));
+            if role == "targets" {
+                assert_eq!(after.director.get("targets"), trusted.director.get("targets"));
+            } else {
+                // CVE-2025-2888: a timestamp that lists an older snapshot is not kept either.
+                assert_eq!(after, trusted);
+            }
         }
     }
 }
@@ -363,7 +368,10 @@ fn what_is_stored_may_be_expired_if_what_comes_is_not() {
             repo.roots.push(root);
             let trusted = world.trusted();
             let later = NOW + 20;
-            assert_eq!(name(world.cycle(&trusted, vehicle(), later).0), "Expired", "{repository} {role}");
+            // Stored, and served to a device that has nothing stored.
+            for state in [&trusted, &world.initial()] {
+                assert_eq!(name(world.cycle(state, vehicle(), later).0), "Expired", "{repository} {role}");
+            }
             let repo = world.repo(repository);
             repo.expires.insert(role, later + DAY);
             repo.targets.header.expires = at(later + DAY);
