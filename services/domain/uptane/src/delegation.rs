@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::checks::{at, matches, not_expired, open, same_version, utf8, versioned};
 use crate::metadata::{Delegation, MAX_DELEGATED_ROLES, Metadata as _, Repository, TargetEntry, Targets};
-use crate::repository::{
-    MAX_IMAGE_TARGETS, RepositoryCheck, Want, at, matches, not_expired, open, same_version, utf8, versioned,
-};
+use crate::repository::{MAX_IMAGE_TARGETS, RepositoryCheck, Want};
 use crate::{At, PublicKey, VerifyError};
 
 /// What a search came to.

@@ -8,7 +8,7 @@
 //!   [`check_manifest`] judges what a vehicle reports.
 //!
 //! Read in this order: [`metadata`] (the files), [`strict`] and [`canonical`] (their bytes), [`key`] and [`envelope`] (their
-//! signatures), `repository` (the checks on one repository's four roles), `verification` (both repositories together),
+//! signatures), `repository` and `checks` (one repository's four roles), `verification` (both repositories together),
 //! `pairing` (from signed targets to a decision), [`manifest`].
 //!
 //! Sources: the Uptane standard 2.1.0 and the TUF specification 1.0; the format is TUF's JSON with OLPC canonical JSON, so that
@@ -24,6 +24,7 @@ pub mod sign;
 pub mod strict;
 pub mod time;
 
+mod checks;
 mod delegation;
 mod pairing;
 mod repository;

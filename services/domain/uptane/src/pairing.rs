@@ -7,8 +7,8 @@ use pitstop_types::{Decision, EcuDecision, EcuId, HardwareId, ReleaseCounter, So
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::checks::at;
 use crate::metadata::{DirectorCustom, EcuPairing, Order, PairingRole, Repository, ShallMatch, TargetEntry, Targets};
-use crate::repository::at;
 use crate::{Metadata as _, VerifyError};
 
 /// An update may start at most this long after it was ordered, in seconds: 30 days.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use pitstop_types::{Digest, UnixSeconds};
+use pitstop_types::UnixSeconds;
 use serde::{Deserialize, Serialize};
 
+use crate::checks::{self, at, matches, not_expired, not_older, open, read, same_version, utf8, versioned};
 use crate::metadata::{FileMeta, Metadata, Repository, Role, Root, Snapshot, Targets, Timestamp};
 use crate::{At, Envelope, PublicKey, VerifyError};
 
@@ -269,7 +270,7 @@ impl RepositoryCheck {
                 let Some(now) = new.meta.get(file) else {
                     return Err(VerifyError::mixed(&at, format!("it does not list {role} any more")));
                 };
-                not_older(&self::at(self.repository, role), now.version.get(), before.version.get())?;
+                not_older(&checks::at(self.repository, role), now.version.get(), before.version.get())?;
             }
         }
         self.check_expiry(Role::Snapshot, &new)?;
@@ -334,10 +335,6 @@ impl RepositoryCheck {
     }
 }
 
-pub(crate) fn at(repository: Repository, role: &str) -> At {
-    At { repository, role: role.to_owned() }
-}
-
 fn keys_of(repository: Repository, root: &Root, role: Role) -> Result<(Vec<PublicKey>, u64), VerifyError> {
     root.keys_of(role).map_err(|error| VerifyError::malformed(&at(repository, "root"), error.to_string()))
 }
@@ -346,7 +343,7 @@ fn keys_of(repository: Repository, root: &Root, role: Role) -> Result<(Vec<Publi
 fn load(repository: Repository, files: &Files) -> Result<(Root, Known), VerifyError> {
     let root_at = at(repository, "root");
     let text = files.get("root").ok_or_else(|| VerifyError::Missing { at: root_at.clone() })?;
-    let root: Root = read(&root_at, text.as_bytes(), MAX_SMALL)?.1;
+    let root: Root = read(&root_at, text.as_bytes(), MAX_SMALL)?;
     check_root(repository, &root, text.as_bytes())?;
     let known = Known {
         timestamp: load_role(repository, files, &root, MAX_SMALL)?,
@@ -377,65 +374,6 @@ fn check_root(repository: Repository, root: &Root, bytes: &[u8]) -> Result<(), V
         Some(binding) if binding.repo == repository => Ok(()),
         _ => Err(VerifyError::RepositoryConfusion { at }),
     }
-}
-
-/// Reads a file's form and sense; says nothing of its signatures.
-fn read<M: Metadata>(at: &At, bytes: &[u8], limit: usize) -> Result<(Envelope, M), VerifyError> {
-    let envelope = Envelope::parse(bytes, limit).map_err(|error| error.at(at))?;
-    let file = M::deserialize(envelope.signed()).map_err(|error| VerifyError::malformed(at, error.to_string()))?;
-    file.check().map_err(|error| VerifyError::malformed(at, error.to_string()))?;
-    Ok((envelope, file))
-}
-
-/// Reads a file that `threshold` of `keys` have signed. Signatures are judged before the content is.
-pub(crate) fn open<M: Metadata>(
-    at: &At,
-    bytes: &[u8],
-    limit: usize,
-    keys: &[PublicKey],
-    threshold: u64,
-) -> Result<M, VerifyError> {
-    Envelope::parse(bytes, limit).map_err(|error| error.at(at))?.require(at, keys, threshold)?;
-    read(at, bytes, limit).map(|(_, file)| file)
-}
-
-/// Metadata is JSON, so UTF-8; kept as text.
-pub(crate) fn utf8(at: &At, bytes: Vec<u8>) -> Result<String, VerifyError> {
-    String::from_utf8(bytes).map_err(|_| VerifyError::malformed(at, "it is not UTF-8"))
-}
-
-/// Length and hash as the parent lists them.
-pub(crate) fn matches(at: &At, bytes: &[u8], listed: &FileMeta) -> Result<(), VerifyError> {
-    if listed.length.is_some_and(|length| length != bytes.len() as u64) {
-        return Err(VerifyError::mixed(at, format!("it is {} bytes long, not as its parent lists", bytes.len())));
-    }
-    let found = Digest::of(bytes);
-    match &listed.hashes {
-        Some(hashes) if hashes.sha256 != found => Err(VerifyError::hash(at, found)),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn same_version(at: &At, version: u64, listed: &FileMeta) -> Result<(), VerifyError> {
-    if version == listed.version.get() {
-        return Ok(());
-    }
-    Err(VerifyError::mixed(at, format!("it is version {version}, its parent lists {}", listed.version)))
-}
-
-pub(crate) fn not_expired<M: Metadata>(at: &At, file: &M, now: UnixSeconds) -> Result<(), VerifyError> {
-    let expires = file.expires();
-    if expires.unix() <= now { Err(VerifyError::Expired { at: at.clone(), expires }) } else { Ok(()) }
-}
-
-/// The file name and the largest length of a file that `listed` describes.
-pub(crate) fn versioned(role: impl std::fmt::Display, listed: &FileMeta, limit: usize) -> (String, usize) {
-    let length = listed.length.and_then(|length| usize::try_from(length).ok()).unwrap_or(limit);
-    (format!("{}.{role}.json", listed.version), length.min(limit))
-}
-
-fn not_older(at: &At, version: u64, known: u64) -> Result<(), VerifyError> {
-    if version < known { Err(VerifyError::Rollback { at: at.clone(), version, known }) } else { Ok(()) }
 }
 
 fn snapshot_of<'t>(at: &At, timestamp: &'t Timestamp) -> Result<&'t FileMeta, VerifyError> {

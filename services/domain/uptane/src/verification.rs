@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use pitstop_types::{Decision, EcuId, ReleaseCounter, UnixSeconds};
 use serde::{Deserialize, Serialize};
 
+use crate::checks::at;
 use crate::delegation::{Delegated, Found};
 use crate::metadata::Repository;
 use crate::pairing::{self, Directed, Vehicle};
-use crate::repository::{Files, RepositoryCheck, Want, at};
+use crate::repository::{Files, RepositoryCheck, Want};
 use crate::{Metadata as _, Verified, VerifyError};
 
 /// All trusted metadata files of both repositories: stored and replaced as one.

@@ -307,7 +307,7 @@ fn no_flipped_byte_of_any_served_file_is_accepted() {
             let length = World::new().repo(repository).files(repository, None)[role].len();
             let mut world = World::new();
             let initial = world.initial();
-            for index in (0..length).step_by(7) {
+            for index in (0..length).step_by(17) {
                 world.serve = Some(Box::new(move |repo, name, bytes| {
                     let mut bytes = bytes?;
                     if repo == repository

@@ -166,7 +166,7 @@ fn same_order(a: &Decision, b: &Decision) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn no_history_moves_versions_back_or_leaves_a_device_stuck(acts in proptest::collection::vec(act(), 1..14)) {
