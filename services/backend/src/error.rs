@@ -24,6 +24,8 @@ pub enum Error {
     Unauthenticated,
     #[error("{0} is larger than {1} bytes")]
     TooLarge(&'static str, u64),
+    #[error("the body is larger than allowed")]
+    BodyTooLarge,
     /// The manifest is not believed: code by cause.
     #[error("{1}")]
     Manifest(&'static str, String),
@@ -49,7 +51,7 @@ impl Error {
             Self::Conflict(_) => "conflict",
             Self::Forbidden(code, _) | Self::Manifest(code, _) => code,
             Self::Unauthenticated => "unauthenticated",
-            Self::TooLarge(..) => "too-large",
+            Self::TooLarge(..) | Self::BodyTooLarge => "too-large",
             Self::Bundle(_) => "bundle-refused",
             Self::Store(_) | Self::Internal(..) => "internal",
         }
@@ -62,7 +64,7 @@ impl Error {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Forbidden(..) => StatusCode::FORBIDDEN,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::TooLarge(..) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge(..) | Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Manifest(..) | Self::Bundle(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Store(_) | Self::Internal(..) => StatusCode::INTERNAL_SERVER_ERROR,
         }

@@ -24,7 +24,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 
 pub(super) fn too_large(rejection: &BytesRejection) -> Error {
     if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-        Error::Forbidden("too-large", "the body is too large".into())
+        Error::BodyTooLarge
     } else {
         Error::Invalid(rejection.body_text())
     }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum_server::Handle;
+use hyper_util::rt::TokioTimer;
 
 use crate::backend::{Backend, Urls};
 use crate::error::Error;
@@ -27,6 +28,9 @@ pub use admin::openapi;
 
 /// How long running requests may take to end after a stop.
 const GRACE: Duration = Duration::from_secs(3);
+/// A request's headers, or the next request on an idle connection, must come within this: kept-alive connections of vehicles are
+/// cheap to open again, and one that sends a byte a minute holds nothing for long.
+const HEADERS: Duration = Duration::from_secs(60);
 
 /// The listeners' addresses, and the means to stop them.
 pub struct Listeners {
@@ -55,9 +59,12 @@ pub async fn listen(backend: &Arc<Backend>) -> Result<Listeners, Error> {
     let public_tls = tls::RustlsAcceptor::new(tls::server_config(&backend.dir, None)?);
     let device_tls = tls::DeviceAcceptor::new(tls::server_config(&backend.dir, Some("device-ca.pem"))?);
     let serve = "starting a listener";
-    let public_server = axum_server::from_tcp(public).map_err(Error::internal(serve))?;
-    let device_server = axum_server::from_tcp(device).map_err(Error::internal(serve))?;
-    let admin_server = axum_server::from_tcp(admin).map_err(Error::internal(serve))?;
+    let mut public_server = axum_server::from_tcp(public).map_err(Error::internal(serve))?;
+    let mut device_server = axum_server::from_tcp(device).map_err(Error::internal(serve))?;
+    let mut admin_server = axum_server::from_tcp(admin).map_err(Error::internal(serve))?;
+    for server in [&mut public_server, &mut device_server, &mut admin_server] {
+        server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
+    }
     let (public_app, device_app, admin_app) = routers(backend);
     let tasks = vec![
         tokio::spawn(public_server.acceptor(public_tls).handle(public_handle).serve(public_app.into_make_service())),

@@ -150,7 +150,7 @@ impl Repository for SqliteRepository {
     }
 
     async fn releases(&self) -> Result<Vec<Release>, StoreError> {
-        let rows = sqlx::query("SELECT data FROM release ORDER BY created_at, id").fetch_all(&self.reader).await?;
+        let rows = sqlx::query("SELECT data FROM release ORDER BY rowid").fetch_all(&self.reader).await?;
         all("release", &rows)
     }
 
@@ -191,7 +191,7 @@ impl Repository for SqliteRepository {
     }
 
     async fn campaigns(&self) -> Result<Vec<Campaign>, StoreError> {
-        let rows = sqlx::query("SELECT data FROM campaign ORDER BY created_at, id").fetch_all(&self.reader).await?;
+        let rows = sqlx::query("SELECT data FROM campaign ORDER BY rowid").fetch_all(&self.reader).await?;
         all("campaign", &rows)
     }
 

@@ -8,6 +8,7 @@ use pitstop_backend::Backend;
 use pitstop_backend::clock::Clock;
 use pitstop_backend::http::{Listeners, listen};
 use pitstop_backend::init::{InitOptions, init};
+use pitstop_backend::mqtt::Hint;
 use pitstop_backend::settings::{DataDir, Settings};
 use pitstop_bundle_io::build::{Builder, EcuSoftware, Signer};
 use pitstop_bundle_io::keys::{Identity, Usage, identity};
@@ -17,6 +18,7 @@ use reqwest::{Method, StatusCode};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 pub const VIN: &str = "WP0ZZZ99ZTS392124";
 
@@ -36,21 +38,24 @@ fn real_now() -> i64 {
 }
 
 pub fn tls(ca_pem: &str, client: Option<(&str, &str)>) -> reqwest::Client {
+    reqwest::Client::builder().tls_backend_preconfigured(tls_config(ca_pem, client)).no_proxy().build().unwrap()
+}
+
+fn tls_config(ca_pem: &str, client: Option<(&str, &str)>) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
         .with_root_certificates(roots);
-    let config = match client {
+    match client {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
             let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
             let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
             builder.with_client_auth_cert(chain, key).unwrap()
         }
-    };
-    reqwest::Client::builder().tls_backend_preconfigured(config).no_proxy().build().unwrap()
+    }
 }
 
 impl World {
@@ -59,6 +64,20 @@ impl World {
     }
 
     pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::make(1, |settings| {
+            settings.mqtt.enabled = false;
+            change(settings);
+        })
+        .await
+        .0
+    }
+
+    /// With a broker to be started at `port`; the hints are for `mqtt::run`.
+    pub async fn with_broker(port: u16) -> (Self, UnboundedReceiver<Hint>) {
+        Self::make(port, |_| {}).await
+    }
+
+    async fn make(mqtt_port: u16, change: impl FnOnce(&mut Settings)) -> (Self, UnboundedReceiver<Hint>) {
         let folder = tempfile::tempdir().unwrap();
         let dir = DataDir::new(folder.path().join("backend"));
         let now = Arc::new(AtomicI64::new(real_now()));
@@ -74,21 +93,21 @@ impl World {
             device: any,
             admin: any,
             mqtt_host: "127.0.0.1".into(),
-            mqtt_port: 1,
+            mqtt_port,
             mqtt_bind: "127.0.0.1".into(),
             broker_user: None,
             keyring: Some(keyring),
         };
         init(&dir, &options, &clock).unwrap();
         let mut settings = Settings::load(&dir).unwrap();
-        settings.mqtt.enabled = false;
         change(&mut settings);
-        let (backend, _hints) = Backend::open(dir.clone(), settings, clock).await.unwrap();
+        let (backend, hints) = Backend::open(dir.clone(), settings, clock).await.unwrap();
         let listeners = listen(&backend).await.unwrap();
         let token = std::fs::read_to_string(dir.admin_token()).unwrap().trim().to_owned();
         let ca_pem = std::fs::read_to_string(dir.tls().join("server-ca.pem")).unwrap();
         let bundles = Signer { certificate: leaf.certificate, key: leaf.key, intermediates: Vec::new() };
-        Self { client: tls(&ca_pem, None), backend, folder, listeners, token, now, bundles }
+        let client = tls(&ca_pem, None);
+        (Self { client, backend, folder, listeners, token, now, bundles }, hints)
     }
 
     pub fn now(&self) -> i64 {
@@ -212,7 +231,8 @@ pub struct Device {
     pub vin: String,
     pub id: String,
     pub identity: MemorySigner,
-    pub tls_key: rcgen::KeyPair,
+    tls_key: rcgen::KeyPair,
+    certificate: String,
     pub client: reqwest::Client,
     pub url: String,
     pub counter: u64,
@@ -234,6 +254,7 @@ impl Device {
             id: String::new(),
             identity,
             tls_key,
+            certificate: String::new(),
             client: reqwest::Client::builder().tls_backend_preconfigured(no_tls()).build().unwrap(),
             url: String::new(),
             counter: 0,
@@ -246,10 +267,15 @@ impl Device {
     pub fn provisioned(mut self, answer: &Value) -> Self {
         let text = |name: &str| answer[name].as_str().unwrap().to_owned();
         let key = self.tls_key.serialize_pem();
-        self.client = tls(&text("ca_pem"), Some((&text("certificate_pem"), &key)));
+        self.certificate = text("certificate_pem");
+        self.client = tls(&text("ca_pem"), Some((&self.certificate, &key)));
         self.url = text("device_url");
         self.id = text("device_id");
         self
+    }
+
+    pub fn tls_config(&self, ca_pem: &str) -> rustls::ClientConfig {
+        tls_config(ca_pem, Some((&self.certificate, &self.tls_key.serialize_pem())))
     }
 
     pub fn set(&mut self, version: &str) {
