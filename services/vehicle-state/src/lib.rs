@@ -4,6 +4,7 @@
 //! `service.rs` is the one task that owns both; `bus.rs` is the object on D-Bus; `adapters/` talks to the CAN buses.
 
 mod adapters;
+mod attention;
 mod bus;
 mod config;
 mod inhibit;

@@ -19,6 +19,9 @@ pub trait Buses: Send {
     /// The next frame that carries a mapped signal. Cancel safe. A bus that fails is opened again behind it.
     async fn receive(&mut self) -> Frame;
 
+    /// Says whether anybody needs frames. While nobody does, the buses are closed. Begins with yes.
+    fn listen(&mut self, on: bool);
+
     /// Puts a frame on its bus. An error means that it is not known to have gone out.
     async fn send(&mut self, frame: Frame) -> Result<(), SendError>;
 }

@@ -8,6 +8,7 @@ use pitstop_types::UpdateId;
 use tokio::sync::{mpsc, oneshot, watch};
 use zbus::Connection;
 
+use crate::attention::{Attention, SETTLE};
 use crate::bus::VehicleStateObject;
 use crate::{Buses, Clocks, Frame, Inhibit, Record, STANDSTILL, Settings, Shown, State};
 
@@ -21,6 +22,7 @@ pub struct Service<B> {
     settings: Settings,
     signals: Signals,
     standstill: Expr,
+    attention: Attention,
     inhibit: Inhibit,
     record: Document<Record>,
     buses: B,
@@ -70,7 +72,8 @@ impl<B: Buses> Service<B> {
         if !stored.owners.is_empty() {
             log::info!("the drive inhibit is still held by {:?}", stored.owners);
         }
-        let inhibit = Inhibit::new(stored, (clocks.monotonic)());
+        let now = (clocks.monotonic)();
+        let (attention, inhibit) = (Attention::new(now), Inhibit::new(stored, now));
         let announced = inhibit.state(None);
         let (state, watched) = watch::channel(announced);
         let (sender, commands) = mpsc::channel(QUEUE);
@@ -84,6 +87,7 @@ impl<B: Buses> Service<B> {
             settings,
             signals,
             standstill,
+            attention,
             inhibit,
             record,
             buses,
@@ -101,13 +105,15 @@ impl<B: Buses> Service<B> {
             self.transmit().await;
             self.settle();
             self.announce().await;
-            let wait = self.inhibit.poll_timeout().map(|due| due.saturating_sub(self.now()));
+            self.rest();
+            let due = [self.inhibit.poll_timeout(), self.attention.poll_timeout()].into_iter().flatten().min();
+            let wait = due.map(|due| due.saturating_sub(self.now()));
             tokio::select! {
                 // Frames first: what was received before a call counts in its answer.
                 biased;
                 frame = self.buses.receive() => self.on_frame(&frame),
                 command = self.commands.recv() => match command {
-                    Some(command) => self.handle(command),
+                    Some(command) => self.handle(command).await,
                     None => return,
                 },
                 () = after(wait) => {}
@@ -120,7 +126,8 @@ impl<B: Buses> Service<B> {
         self.signals.on_frame(&frame.bus, frame.id, &frame.data, now);
     }
 
-    fn handle(&mut self, command: Command) {
+    async fn handle(&mut self, command: Command) {
+        self.wake().await;
         match command {
             Command::GetSignals { reply } => {
                 let _ = reply.send(Ok(self.signals.map().iter().map(|spec| self.status(spec)).collect()));
@@ -142,6 +149,30 @@ impl<B: Buses> Service<B> {
                 let _ = reply.send(Ok(self.check_safe()));
             }
         }
+    }
+
+    /// Leaves the buses alone when nobody needs them.
+    fn rest(&mut self) {
+        let held = self.inhibit.poll_timeout().is_some();
+        if self.attention.rest(held, &self.signals, self.now()) {
+            self.buses.listen(false);
+        }
+    }
+
+    /// Listens again, and waits until what was fresh before the rest is fresh again.
+    async fn wake(&mut self) {
+        let Some(expected) = self.attention.call(self.now()) else { return };
+        self.buses.listen(true);
+        let since = self.now();
+        let settled = async {
+            let missing = |signals: &Signals, name| signals.received_at(name).is_none_or(|at| at < since);
+            while expected.iter().any(|name| missing(&self.signals, name)) {
+                let frame = self.buses.receive().await;
+                self.on_frame(&frame);
+            }
+        };
+        // What does not come in time is stale, and the answer says so.
+        let _ = tokio::time::timeout(SETTLE, settled).await;
     }
 
     fn request(&mut self, owner: &UpdateId) -> Result<(), OtaError> {

@@ -24,6 +24,7 @@ const QUEUE: usize = 256;
 pub(crate) struct CanBuses {
     received: mpsc::Receiver<Frame>,
     open: BTreeMap<BusName, watch::Receiver<Option<CanBus>>>,
+    wanted: watch::Sender<bool>,
 }
 
 impl CanBuses {
@@ -32,6 +33,7 @@ impl CanBuses {
         let mut names: BTreeSet<BusName> = settings.map.iter().map(|spec| spec.bus.clone()).collect();
         names.insert(settings.inhibit.bus.clone());
         let (sender, received) = mpsc::channel(QUEUE);
+        let (wanted, want) = watch::channel(true);
         let mut open = BTreeMap::new();
         for name in names {
             let bus = vehicle.buses.get(&name).with_context(|| format!("vehicle.toml has no bus {name}"))?;
@@ -39,11 +41,12 @@ impl CanBuses {
             let fd = matches!(bus.kind, BusKind::CanFd { .. });
             let ids = settings.map.frames(&name).into_iter().map(can_id).collect();
             let (opened, watched) = watch::channel(None);
-            let task = BusTask { name: name.clone(), link: link.below(root), fd, ids, frames: sender.clone(), opened };
+            let (frames, wanted) = (sender.clone(), want.clone());
+            let task = BusTask { name: name.clone(), link: link.below(root), fd, ids, frames, opened, wanted };
             tokio::spawn(task.run());
             open.insert(name, watched);
         }
-        Ok(Self { received, open })
+        Ok(Self { received, open, wanted })
     }
 }
 
@@ -55,6 +58,10 @@ impl Buses for CanBuses {
             // Every bus's task runs as long as this one reads.
             None => std::future::pending().await,
         }
+    }
+
+    fn listen(&mut self, on: bool) {
+        self.wanted.send_replace(on);
     }
 
     async fn send(&mut self, frame: Frame) -> Result<(), SendError> {
@@ -78,19 +85,23 @@ struct BusTask {
     ids: Vec<CanId>,
     frames: mpsc::Sender<Frame>,
     opened: watch::Sender<Option<CanBus>>,
+    wanted: watch::Receiver<bool>,
 }
 
 impl BusTask {
     /// Ends when the service has ended.
-    async fn run(self) {
+    async fn run(mut self) {
         let mut told = false;
-        while !self.frames.is_closed() {
+        while self.wanted.wait_for(|on| *on).await.is_ok() {
             match CanBus::open(&self.link, self.fd).await {
                 Ok(bus) => {
-                    log::info!(bus = self.name.as_str(); "listening");
+                    log::debug!(bus = self.name.as_str(); "listening");
                     told = false;
                     self.listen(bus).await;
                     self.opened.send_replace(None);
+                    if !*self.wanted.borrow() {
+                        continue;
+                    }
                 }
                 Err(cause) if !told => {
                     log::warn!(bus = self.name.as_str(); "{cause}; trying again every {} s", OPEN_AGAIN.as_secs());
@@ -102,12 +113,16 @@ impl BusTask {
         }
     }
 
-    /// Until the bus is lost.
-    async fn listen(&self, bus: CanBus) {
+    /// Until the bus is lost or nobody wants it.
+    async fn listen(&mut self, bus: CanBus) {
         let mut receiver = bus.subscribe(Some(self.ids.clone()));
         self.opened.send_replace(Some(bus));
         loop {
-            let frame = match receiver.next().await {
+            let received = tokio::select! {
+                received = receiver.next() => received,
+                _ = self.wanted.wait_for(|on| !on) => return,
+            };
+            let frame = match received {
                 Ok(frame) => frame,
                 // What was lost is sent again within its cycle.
                 Err(CanError::Lagged { .. }) => continue,

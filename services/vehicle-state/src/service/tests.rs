@@ -16,6 +16,7 @@ use crate::config::tests::{DBC, shipped};
 struct FakeBuses {
     received: UnboundedReceiver<Frame>,
     sent: UnboundedSender<Frame>,
+    listening: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -25,6 +26,10 @@ impl Buses for FakeBuses {
             Some(frame) => frame,
             None => std::future::pending().await,
         }
+    }
+
+    fn listen(&mut self, on: bool) {
+        self.listening.send_replace(on);
     }
 
     async fn send(&mut self, frame: Frame) -> Result<(), SendError> {
@@ -40,6 +45,7 @@ struct Bench {
     vehicle: UnboundedSender<Frame>,
     sent: UnboundedReceiver<Frame>,
     clock: Arc<AtomicU64>,
+    listening: watch::Receiver<bool>,
 }
 
 impl Bench {
@@ -53,7 +59,8 @@ impl Bench {
             monotonic: Arc::new(move || Duration::from_millis(read.load(Ordering::SeqCst))),
             wall: || Some(1_784_145_600),
         };
-        let buses = FakeBuses { received, sent: to_vehicle };
+        let (switch, listening) = watch::channel(true);
+        let buses = FakeBuses { received, sent: to_vehicle, listening: switch };
         let service = Service::serve(&server, shipped(), buses, Arc::new(disk.storage()), clocks).await.unwrap();
         tokio::spawn(service.run());
         let proxy = VehicleStateProxy::builder(&client)
@@ -61,7 +68,7 @@ impl Bench {
             .build()
             .await
             .unwrap();
-        Self { client, proxy, vehicle, sent, clock }
+        Self { client, proxy, vehicle, sent, clock, listening }
     }
 
     fn advance(&self, ms: u64) {
@@ -208,6 +215,38 @@ async fn a_bus_that_is_away_leaves_the_request_unacknowledged() {
     bench.proxy.request_inhibit("u-1").await.unwrap();
     bench.inhibited(1.0);
     assert_eq!(bench.proxy.inhibit().await.unwrap(), "requested");
+}
+
+#[tokio::test]
+async fn while_nobody_asks_the_buses_are_left_alone_and_the_next_call_waits_for_its_signals() {
+    let mut bench = Bench::start(&Disk::new()).await;
+    bench.parked();
+    assert!(bench.holds("parked").await.0);
+    bench.advance(9_900);
+    bench.parked();
+    bench.proxy.inhibit().await.unwrap();
+    assert!(*bench.listening.borrow(), "somebody asked ten seconds ago");
+    bench.advance(100);
+    bench.inhibited(0.0);
+    bench.listening.wait_for(|on| !on).await.unwrap();
+    bench.advance(60_000);
+    let (answer, ()) = tokio::join!(bench.holds("parked"), async {
+        bench.listening.clone().wait_for(|on| *on).await.unwrap();
+        bench.parked();
+        bench.inhibited(0.0);
+    });
+    assert_eq!(answer, (true, String::new()));
+}
+
+#[tokio::test]
+async fn with_the_inhibit_requested_there_is_no_rest() {
+    let bench = Bench::start(&Disk::new()).await;
+    bench.proxy.request_inhibit("u-1").await.unwrap();
+    bench.advance(60_000);
+    bench.parked();
+    bench.inhibited(1.0);
+    assert!(bench.proxy.check_safe().await.unwrap().1);
+    assert!(*bench.listening.borrow());
 }
 
 #[tokio::test]
