@@ -28,6 +28,9 @@ pub struct Tcu {
     /// Serial number the TCU reports (DID F18C).
     #[serde(default)]
     pub serial: Option<String>,
+    /// RX software identification numbers of the vehicle (UN R156), as its type approval names them (DID F1EF).
+    #[serde(default)]
+    pub rxswin: Vec<String>,
 }
 
 /// One bus and how this computer reaches it.

@@ -1,0 +1,239 @@
+//! The engine on loopback, asked as a tester asks, byte by byte where that matters.
+
+use pitstop_doip::{ActivationCode, Frame, Message, ProtocolVersion, StreamDecoder, StreamItem};
+use pitstop_types::{HardwareId, Vin};
+
+use super::*;
+
+const TCU: LogicalAddress = LogicalAddress(0x1100);
+const TESTER: LogicalAddress = LogicalAddress(0x0E80);
+
+struct Bench {
+    local: SocketAddr,
+    software: watch::Sender<Option<SlotRelease>>,
+    status: watch::Receiver<UdsServerStatus>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn release() -> SlotRelease {
+    SlotRelease { software_number: "TCU-SW-001".into(), version: "1.4.0".into(), counter: 3, hardware: "tcu-a1".into() }
+}
+
+impl Bench {
+    async fn start(max_testers: u8) -> Self {
+        let settings = Settings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            address: TCU,
+            eid: [2, 0, 0, 0, 0, 1],
+            gid: [0; 6],
+            max_testers,
+            announce: true,
+        };
+        let (software, known) = watch::channel(None);
+        let content = TcuContent {
+            vin: Vin::new("WP0ZZZ99ZTS392124").unwrap(),
+            hardware: HardwareId::new("tcu-a1").unwrap(),
+            serial: Some("TCU-1".into()),
+            rxswin: vec!["R155 1".into(), "R156 2".into()],
+            software: known,
+        };
+        let sockets = Sockets::bind(settings.listen).await.unwrap();
+        let local = sockets.local;
+        let engine = Engine::new(&settings, sockets, content);
+        let status = engine.status();
+        Self { local, software, status, task: tokio::spawn(engine.run()) }
+    }
+
+    async fn tester(&self, source: LogicalAddress) -> Tester {
+        let mut tester = Tester::connect(self.local).await;
+        let code = tester.activate(source).await;
+        assert_eq!(code, ActivationCode::Activated);
+        tester
+    }
+}
+
+struct Tester {
+    stream: TcpStream,
+    decoder: StreamDecoder,
+    source: LogicalAddress,
+}
+
+impl Tester {
+    async fn connect(to: SocketAddr) -> Self {
+        let stream = TcpStream::connect(to).await.unwrap();
+        Self { stream, decoder: StreamDecoder::new(4096), source: TESTER }
+    }
+
+    async fn activate(&mut self, source: LogicalAddress) -> ActivationCode {
+        self.source = source;
+        self.send(Message::RoutingActivationRequest { source, activation_type: 0, oem: None }).await;
+        match self.next().await {
+            Some(Message::RoutingActivationResponse { code, .. }) => code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn send(&mut self, message: Message) {
+        self.stream.write_all(&Frame::new(ProtocolVersion::V2012, message).encode()).await.unwrap();
+    }
+
+    /// `None`: the server closed the connection.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            if let Some(StreamItem::Frame(frame)) = self.decoder.next_item() {
+                return Some(frame.message);
+            }
+            let mut bytes = [0; 512];
+            let read = tokio::time::timeout(Duration::from_secs(10), self.stream.read(&mut bytes)).await;
+            match read.expect("an answer in time") {
+                Ok(count @ 1..) => self.decoder.push(&bytes[..count]),
+                _ => return None,
+            }
+        }
+    }
+
+    async fn say(&mut self, data: &[u8]) {
+        self.send(Message::Diagnostic { source: self.source, target: TCU, data: data.to_vec() }).await;
+        assert!(matches!(self.next().await, Some(Message::DiagnosticAck { .. })));
+    }
+
+    async fn ask(&mut self, data: &[u8]) -> Vec<u8> {
+        self.say(data).await;
+        match self.next().await {
+            Some(Message::Diagnostic { source, target, data }) => {
+                assert_eq!((source, target), (TCU, self.source));
+                data
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn identification_and_versions_are_read() {
+    let bench = Bench::start(2).await;
+    bench.software.send_replace(Some(release()));
+    let mut tester = bench.tester(TESTER).await;
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0x90]).await, b"\x62\xF1\x90WP0ZZZ99ZTS392124");
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0x88]).await, b"\x62\xF1\x88TCU-SW-001");
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0x89, 0xF1, 0x8C]).await, b"\x62\xF1\x891.4.0\xF1\x8CTCU-1");
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0xEF]).await, b"\x62\xF1\xEFR155 1;R156 2");
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0x91]).await, b"\x62\xF1\x91tcu-a1");
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0x86]).await, [0x62, 0xF1, 0x86, 0x01]);
+    assert_eq!(tester.ask(&[0x22, 0x12, 0x34]).await, [0x7F, 0x22, 0x31]);
+}
+
+#[tokio::test]
+async fn what_runs_is_not_made_up_while_nobody_says_it() {
+    let bench = Bench::start(2).await;
+    let mut tester = bench.tester(TESTER).await;
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0x89]).await, [0x7F, 0x22, 0x22], "conditions not correct");
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0x90]).await[0], 0x62, "the VIN needs nobody");
+    bench.software.send_replace(Some(release()));
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0x89]).await, b"\x62\xF1\x891.4.0");
+}
+
+#[tokio::test]
+async fn sessions_are_one_for_the_tcu_and_nothing_can_be_written() {
+    let bench = Bench::start(2).await;
+    let mut tester = bench.tester(TESTER).await;
+    assert_eq!(tester.ask(&[0x10, 0x03]).await, [0x50, 0x03, 0x00, 0x32, 0x01, 0xF4]);
+    let mut other = bench.tester(LogicalAddress(0x0E81)).await;
+    assert_eq!(other.ask(&[0x22, 0xF1, 0x86]).await, [0x62, 0xF1, 0x86, 0x03]);
+    assert_eq!(tester.ask(&[0x10, 0x02]).await, [0x7F, 0x10, 0x12], "no programming session yet");
+    assert_eq!(tester.ask(&[0x2E, 0xF1, 0x90, 0x41]).await, [0x7F, 0x2E, 0x31]);
+    assert_eq!(tester.ask(&[0x34, 0x00, 0x44, 0, 0, 0, 0, 0, 0, 0, 1]).await, [0x7F, 0x34, 0x11]);
+    tester.say(&[0x3E, 0x80]).await;
+    assert_eq!(tester.ask(&[0x3E, 0x00]).await, [0x7E, 0x00], "the suppressed one before was not answered");
+    let status = bench.status.borrow().clone();
+    assert_eq!((status.testers, status.session.as_str()), (2, "extended"));
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_a_closed_one_makes_room() {
+    let bench = Bench::start(1).await;
+    let first = bench.tester(TESTER).await;
+    // One socket more than testers, as the standard asks, to say no with.
+    let mut second = Tester::connect(bench.local).await;
+    second
+        .send(Message::RoutingActivationRequest { source: LogicalAddress(0x0E81), activation_type: 0, oem: None })
+        .await;
+    let mut third = Tester::connect(bench.local).await;
+    assert_eq!(third.next().await, None, "not even a socket");
+    drop(first);
+    drop(second);
+    let mut status = bench.status.clone();
+    status.wait_for(|status| status.testers == 0).await.unwrap();
+    bench.tester(TESTER).await;
+}
+
+#[tokio::test]
+async fn nonsense_closes_its_own_connection_only() {
+    let bench = Bench::start(4).await;
+    let mut good = bench.tester(TESTER).await;
+    let mut bad = Tester::connect(bench.local).await;
+    bad.stream.write_all(&[0xAA; 64]).await.unwrap();
+    assert!(matches!(bad.next().await, Some(Message::HeaderNack(_))));
+    assert_eq!(bad.next().await, None);
+    // Ten gigabytes are announced and none are stored.
+    let mut liar = bench.tester(LogicalAddress(0x0E82)).await;
+    liar.stream.write_all(&[0x02, 0xFD, 0x80, 0x01, 0xFF, 0xFF, 0xFF, 0xFF]).await.unwrap();
+    assert!(matches!(liar.next().await, Some(Message::HeaderNack(_))));
+    // A diagnostic message before routing activation.
+    let mut early = Tester::connect(bench.local).await;
+    early.send(Message::Diagnostic { source: TESTER, target: TCU, data: vec![0x3E, 0] }).await;
+    assert!(matches!(early.next().await, Some(Message::DiagnosticNack { .. })));
+    assert_eq!(early.next().await, None);
+    assert_eq!(good.ask(&[0x3E, 0x00]).await, [0x7E, 0x00]);
+}
+
+#[tokio::test]
+async fn a_tester_that_never_reads_is_disconnected_and_others_go_on() {
+    let bench = Bench::start(2).await;
+    let mut deaf = bench.tester(LogicalAddress(0x0E81)).await;
+    let mut good = bench.tester(TESTER).await;
+    let request = Message::Diagnostic { source: deaf.source, target: TCU, data: vec![0x22, 0xF1, 0x90] };
+    let request = Frame::new(ProtocolVersion::V2012, request).encode().repeat(100);
+    let flood = async { while deaf.stream.write_all(&request).await.is_ok() {} };
+    let others = async {
+        let mut status = bench.status.clone();
+        status.wait_for(|status| status.testers == 2).await.unwrap();
+        assert_eq!(good.ask(&[0x3E, 0x00]).await, [0x7E, 0x00]);
+        status.wait_for(|status| status.testers == 1).await.unwrap();
+    };
+    tokio::join!(flood, others);
+    assert_eq!(good.ask(&[0x3E, 0x00]).await, [0x7E, 0x00]);
+}
+
+#[tokio::test]
+async fn the_vehicle_is_identified_by_udp() {
+    let bench = Bench::start(1).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let request = Frame::new(ProtocolVersion::Default, Message::VehicleIdRequest).encode();
+    socket.send_to(&request, bench.local).await.unwrap();
+    let mut answer = [0; 128];
+    let count = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut answer)).await.unwrap().unwrap();
+    match Frame::decode_datagram(&answer[..count], 4096).unwrap().message {
+        Message::Announcement(vehicle) => {
+            assert_eq!((&vehicle.vin, vehicle.address), (b"WP0ZZZ99ZTS392124", TCU));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn the_object_is_as_the_xml_says() {
+    let (server, client) = pitstop_runtime::testing::pair().await;
+    let bench = Bench::start(1).await;
+    let object = crate::bus::UdsServer { port: 1, address: TCU.0, status: bench.status.clone() };
+    let path = pitstop_dbus::object_path("UdsServer");
+    server.object_server().at(path.clone(), object).await.unwrap();
+    let served = pitstop_runtime::testing::introspect(&client, &path).await;
+    assert_eq!(pitstop_dbus::contract::differences("io.pitstop.Ota1.UdsServer", &served), Vec::<String>::new());
+}
