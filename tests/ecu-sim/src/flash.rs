@@ -125,7 +125,7 @@ impl Flash {
     pub fn check_erase(&self, address: u64, size: u64) -> Result<(), OutOfRange> {
         let sector = u64::from(self.memory.sector);
         self.check_range(address, size)?;
-        if address % sector == 0 && size % sector == 0 { Ok(()) } else { Err(OutOfRange) }
+        if address.is_multiple_of(sector) && size.is_multiple_of(sector) { Ok(()) } else { Err(OutOfRange) }
     }
 
     pub fn erase(&mut self, bank: usize, address: u64, size: u64) -> Result<(), FlashError> {

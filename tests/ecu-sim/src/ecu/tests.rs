@@ -76,9 +76,7 @@ impl Bench {
                     return Some(pdu);
                 }
             }
-            if self.ecu.content().job_due().is_none() {
-                return None;
-            }
+            self.ecu.content().job_due()?;
             self.now = self.ecu.poll_timeout()?.max(self.now);
             self.ecu.handle_timeout(self.now);
         }
