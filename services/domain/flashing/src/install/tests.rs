@@ -8,7 +8,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::BlankFinder;
-use crate::profile::Security;
 use fake::{FIRMWARE, FakeEcu, Fault, SEAL, software};
 
 const SINGLE: &str = include_str!("../../../../../rootfs-overlay/usr/lib/pitstop/profiles/bcm.toml");
@@ -18,8 +17,8 @@ const MANY: usize = 5000;
 
 fn profile(dual: bool) -> Arc<Profile> {
     let text = if dual { DUAL } else { SINGLE };
-    let mut profile = Profile::read(text).expect("shipped profile");
-    profile.security = Security::SeedKey { plugin: "reverse".into(), level: 0x11 };
+    let security = "kind = \"seed-key\"\nplugin = \"reverse\"\nlevel = 0x11\n";
+    let mut profile = Profile::read(&text.replacen("kind = \"none\"\n", security, 1)).expect("shipped profile");
     profile.transfer.split_gap = 100;
     Arc::new(profile)
 }
