@@ -5,8 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pitstop_types::HardwareId;
+use serde::Deserialize as _;
+
 use crate::checks::{at, matches, not_expired, open, same_version, utf8, versioned};
-use crate::metadata::{Delegation, MAX_DELEGATED_ROLES, Metadata as _, Repository, TargetEntry, Targets};
+use crate::metadata::{
+    DelegatedRole, Delegates, Delegations, ImageCustom, MAX_DELEGATED_ROLES, Metadata as _, Repository, TargetEntry,
+    Targets,
+};
 use crate::repository::{MAX_IMAGE_TARGETS, RepositoryCheck, Want};
 use crate::{At, PublicKey, VerifyError};
 
@@ -26,10 +32,23 @@ pub(crate) struct Delegated {
     files: BTreeMap<String, String>,
 }
 
-/// A delegation and the keys that its delegator gives it.
-struct Visit<'t> {
-    delegation: &'t Delegation,
-    keys: Vec<PublicKey>,
+/// One search: who was visited, which files proved good, and for which hardware the roles on the way down may speak.
+struct Search<'s> {
+    check: &'s RepositoryCheck,
+    delegated: &'s Delegated,
+    path: &'s str,
+    /// Over the whole search, all branches together.
+    visits: usize,
+    verified: BTreeMap<String, String>,
+}
+
+/// What one role and those below it come to.
+enum Branch {
+    Found(TargetEntry),
+    Nothing,
+    /// A terminating delegation lists nothing: the search ends everywhere.
+    Ended,
+    Need(Want),
 }
 
 impl Delegated {
@@ -49,44 +68,18 @@ impl Delegated {
     }
 
     /// Looks for `path`. Roles that were verified on the way become part of the repository's files.
-    pub(crate) fn find(&mut self, check: &mut RepositoryCheck, path: &str) -> Result<Found, VerifyError> {
-        let mut verified = Vec::new();
-        let found = self.search(check, path, &mut verified)?;
-        for (role, text) in verified {
+    pub(crate) fn find(&self, check: &mut RepositoryCheck, path: &str) -> Result<Found, VerifyError> {
+        let top = check.targets().ok_or(VerifyError::OutOfOrder)?;
+        let mut search = Search { check, delegated: self, path, visits: 0, verified: BTreeMap::new() };
+        let branch = search.below(top, &[], &mut BTreeSet::new())?;
+        for (role, text) in search.verified {
             check.files_mut().put(&role, text);
         }
-        Ok(found)
-    }
-
-    fn search(
-        &mut self,
-        check: &RepositoryCheck,
-        path: &str,
-        verified: &mut Vec<(String, String)>,
-    ) -> Result<Found, VerifyError> {
-        let top = check.targets().ok_or(VerifyError::OutOfOrder)?;
-        if let Some(entry) = top.targets.get(path) {
-            return Ok(Found::Entry(entry.clone()));
-        }
-        let mut visited = BTreeSet::new();
-        // Names with the delegator's keys, next one last.
-        let mut ahead: Vec<(Delegation, Vec<PublicKey>)> = Vec::new();
-        push(&mut ahead, top, path);
-        while let Some((delegation, keys)) = ahead.pop() {
-            if visited.len() >= MAX_DELEGATED_ROLES || !visited.insert(delegation.name.clone()) {
-                continue;
-            }
-            let Some(text) = self.text(check, &delegation.name)? else {
-                return Ok(Found::Need(want(check, &delegation.name)?));
-            };
-            let role = verify(check, Visit { delegation: &delegation, keys }, &text)?;
-            verified.push((delegation.name, text));
-            if let Some(entry) = role.targets.get(path) {
-                return Ok(Found::Entry(entry.clone()));
-            }
-            push(&mut ahead, &role, path);
-        }
-        Ok(Found::Nowhere)
+        Ok(match branch {
+            Branch::Found(entry) => Found::Entry(entry),
+            Branch::Nothing | Branch::Ended => Found::Nowhere,
+            Branch::Need(want) => Found::Need(want),
+        })
     }
 
     /// The role's file: of this cycle, or the stored one if it is what the snapshot lists by hash.
@@ -102,32 +95,108 @@ impl Delegated {
     }
 }
 
-/// Puts the delegations of `role` that `path` falls under on the stack, so that the first comes off first. A terminating one
-/// ends the whole search after itself.
-fn push(ahead: &mut Vec<(Delegation, Vec<PublicKey>)>, role: &Targets, path: &str) {
-    let Some(delegations) = &role.delegations else { return };
-    let mut children = Vec::new();
-    for delegation in &delegations.roles {
-        if !delegation.paths.iter().any(|pattern| pattern_matches(pattern, path)) {
-            continue;
+/// Hardware for which a delegation lets speak, one list for each delegation on the way down.
+type Limits<'l> = [&'l [HardwareId]];
+
+impl Search<'_> {
+    /// `role` itself, then its delegations in order of priority (TUF 5.6.7).
+    fn below(
+        &mut self,
+        role: &Targets,
+        limits: &Limits<'_>,
+        visited: &mut BTreeSet<String>,
+    ) -> Result<Branch, VerifyError> {
+        if let Some(entry) = role.targets.get(self.path).filter(|entry| within(entry, limits)) {
+            return Ok(Branch::Found(entry.clone()));
         }
-        children.push((delegation.clone(), delegation.keys.keys(&delegations.keys)));
-        if delegation.terminating {
-            ahead.clear();
-            break;
+        let Some(delegations) = &role.delegations else { return Ok(Branch::Nothing) };
+        for delegation in &delegations.roles {
+            if !delegation.paths.iter().any(|pattern| pattern_matches(pattern, self.path)) {
+                continue;
+            }
+            let mut limits = limits.to_vec();
+            limits.extend(delegation.hardware_ids.as_deref());
+            let branch = match &delegation.to {
+                Delegates::One(one) => self.visit(one, delegations, &limits, visited)?,
+                Delegates::Several { min_roles_in_agreement, roles } => {
+                    self.agree(roles, *min_roles_in_agreement, delegations, &limits, visited)?
+                }
+            };
+            match branch {
+                Branch::Nothing if delegation.terminating => return Ok(Branch::Ended),
+                Branch::Nothing => {}
+                other => return Ok(other),
+            }
         }
+        Ok(Branch::Nothing)
     }
-    ahead.extend(children.into_iter().rev());
+
+    /// One delegated role, verified with the keys that this delegator gives it.
+    fn visit(
+        &mut self,
+        role: &DelegatedRole,
+        from: &Delegations,
+        limits: &Limits<'_>,
+        visited: &mut BTreeSet<String>,
+    ) -> Result<Branch, VerifyError> {
+        if self.visits >= MAX_DELEGATED_ROLES || !visited.insert(role.name.clone()) {
+            return Ok(Branch::Nothing);
+        }
+        self.visits += 1;
+        let Some(text) = self.delegated.text(self.check, &role.name)? else {
+            return Ok(Branch::Need(want(self.check, &role.name)?));
+        };
+        let file = verify(self.check, role, &role.keys.keys(&from.keys), &text)?;
+        self.verified.insert(role.name.clone(), text);
+        self.below(&file, limits, visited)
+    }
+
+    /// Several roles, each searched by itself; a file counts when enough of them say the very same of it.
+    fn agree(
+        &mut self,
+        roles: &[DelegatedRole],
+        least: usize,
+        from: &Delegations,
+        limits: &Limits<'_>,
+        visited: &BTreeSet<String>,
+    ) -> Result<Branch, VerifyError> {
+        let mut said: Vec<(TargetEntry, usize)> = Vec::new();
+        for role in roles {
+            match self.visit(role, from, limits, &mut visited.clone())? {
+                Branch::Need(want) => return Ok(Branch::Need(want)),
+                Branch::Nothing | Branch::Ended => {}
+                Branch::Found(entry) => match said.iter_mut().find(|(other, _)| *other == entry) {
+                    Some((_, count)) => *count += 1,
+                    None => said.push((entry, 1)),
+                },
+            }
+        }
+        let agreed = said.into_iter().find(|(_, count)| *count >= least);
+        Ok(agreed.map_or(Branch::Nothing, |(entry, _)| Branch::Found(entry)))
+    }
+}
+
+/// Whether a file is only for hardware for which every delegation on the way lets speak.
+fn within(entry: &TargetEntry, limits: &Limits<'_>) -> bool {
+    if limits.is_empty() {
+        return true;
+    }
+    let Ok(custom) = ImageCustom::deserialize(&entry.custom) else { return false };
+    limits.iter().all(|allowed| custom.shall_match.hardware_ids.iter().all(|id| allowed.contains(id)))
 }
 
 /// The same checks as for the top-level targets (CVE-2026-6967).
-fn verify(check: &RepositoryCheck, visit: Visit<'_>, text: &str) -> Result<Targets, VerifyError> {
-    let at = at(Repository::Image, &visit.delegation.name);
-    let threshold = visit.delegation.keys.threshold;
-    let role: Targets = open(&at, text.as_bytes(), MAX_IMAGE_TARGETS, &visit.keys, threshold)?;
-    same_version(&at, role.version(), listed(check, &at)?)?;
-    not_expired(&at, &role, check.now())?;
-    Ok(role)
+fn verify(
+    check: &RepositoryCheck,
+    role: &DelegatedRole,
+    keys: &[PublicKey],
+    text: &str,
+) -> Result<Targets, VerifyError> {
+    let at = at(Repository::Image, &role.name);
+    let file: Targets = open(&at, text.as_bytes(), MAX_IMAGE_TARGETS, keys, role.keys.threshold)?;
+    same_version(&at, file.version(), listed(check, &at)?)?;
+    not_expired(&at, &file, check.now())?;
+    Ok(file)
 }
 
 fn listed<'c>(check: &'c RepositoryCheck, at: &At) -> Result<&'c crate::metadata::FileMeta, VerifyError> {

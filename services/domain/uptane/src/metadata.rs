@@ -2,6 +2,7 @@
 //!
 //! Fields that are not named here are ignored when a file is read; its signature still covers them.
 
+mod delegations;
 mod root;
 mod targets;
 
@@ -12,10 +13,11 @@ use std::num::NonZeroU64;
 use pitstop_types::Digest;
 use serde::{Deserialize, Serialize};
 
+pub use delegations::{DelegatedRole, Delegates, Delegation, Delegations, MAX_DELEGATED_ROLES, is_role_name};
 pub use root::{Root, RootBuilder};
 pub use targets::{
-    Delegation, Delegations, DirectorCustom, DirectorTarget, EcuPairing, ImageTarget, MAX_DELEGATED_ROLES,
-    MAX_ORDER_TEXT, Order, PairingRole, ShallMatch, TargetEntry, Targets, is_role_name, is_target_path,
+    DirectorCustom, DirectorTarget, EcuPairing, ImageCustom, ImageTarget, Order, PairingRole, ShallMatch, TargetEntry,
+    Targets, is_target_path,
 };
 
 use crate::{SignedFile, Time};

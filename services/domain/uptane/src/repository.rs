@@ -190,11 +190,10 @@ impl RepositoryCheck {
     /// Forgets what the new root does not stand behind, at once: the root and what it outdates are stored together.
     fn drop_revoked(&mut self) {
         // TUF 5.3.11: after a rotation of these keys, versions that a thief pushed to the limit must not hold the client.
+        // The targets' version too: the thief's snapshot may have listed one that the targets' key signed for him.
         if self.rotated {
-            self.known.timestamp = None;
-            self.known.snapshot = None;
-            self.files.drop_role(Role::Timestamp);
-            self.files.drop_role(Role::Snapshot);
+            self.known = Known::default();
+            [Role::Timestamp, Role::Snapshot, Role::Targets].into_iter().for_each(|role| self.files.drop_role(role));
         }
         let at = self.at(Role::Targets);
         let stands = |text: &str| {
@@ -304,8 +303,7 @@ impl RepositoryCheck {
         let (keys, threshold) = self.keys(Role::Targets)?;
         let new: Targets = open(&at, text.as_bytes(), self.targets_limit(), &keys, threshold)?;
         same_version(&at, new.version(), listed)?;
-        // The snapshot says so already, unless its keys were rotated: then a version that a thief pushed up must not hold.
-        if let Some(known) = self.known.targets.as_ref().filter(|_| !self.rotated) {
+        if let Some(known) = &self.known.targets {
             not_older(&at, new.version(), known.version())?;
         }
         self.check_expiry(Role::Targets, &new)?;

@@ -227,3 +227,90 @@ fn names_that_could_leave_a_folder_are_no_role_names() {
         assert!(role().delegate(bad, [key.public()], 1, &["x"], false).is_err(), "{bad:?}");
     }
 }
+
+#[test]
+fn several_roles_must_agree_on_the_very_same_file() {
+    let other = || {
+        let mut role = role();
+        role.list_image(PATH, image("bcm", "2.0.0", 5)).unwrap();
+        role
+    };
+    // What the three roles list, how many must agree, and the outcome.
+    let cases: [([Targets; 3], usize, &str); 7] = [
+        ([listing(), listing(), listing()], 3, "accepted"),
+        ([listing(), other(), listing()], 2, "accepted"),
+        ([listing(), other(), listing()], 3, "TargetMismatch"),
+        ([role(), listing(), role()], 2, "TargetMismatch"),
+        ([role(), listing(), role()], 1, "accepted"),
+        ([listing(), role(), other()], 2, "TargetMismatch"),
+        ([role(), role(), role()], 1, "TargetMismatch"),
+    ];
+    for (index, (roles, agree, expected)) in cases.into_iter().enumerate() {
+        let keys = [ed(), ed(), ed()];
+        let mut graph = Graph::new();
+        let names = ["a", "b", "c"];
+        let pairs: Vec<_> = names.iter().zip(&keys).map(|(&name, key)| (name, key.public())).collect();
+        graph.world.image.targets.delegate_to_several(&pairs, agree, &["bcm/*"], true).unwrap();
+        for ((name, role), key) in names.iter().zip(roles).zip(keys) {
+            graph.add(name, role, vec![key]);
+        }
+        assert_eq!(graph.run().0, expected, "case {index}");
+    }
+}
+
+#[test]
+fn agreement_of_none_or_of_more_than_there_are_makes_no_sense() {
+    let (a, b) = (ed(), ed());
+    let pairs = [("a", a.public()), ("b", b.public())];
+    for (agree, good) in [(0, false), (1, true), (2, true), (3, false)] {
+        assert_eq!(role().delegate_to_several(&pairs, agree, &["x"], false).is_ok(), good, "{agree}");
+    }
+    let twice = [("a", a.public()), ("a", b.public())];
+    assert!(role().delegate_to_several(&twice, 1, &["x"], false).is_err());
+}
+
+#[test]
+fn a_delegation_for_some_hardware_says_nothing_of_other_hardware() {
+    for (own, below, expected) in [
+        (vec!["bcm-a1"], None, "accepted"),
+        (vec!["adas-a1", "bcm-a1"], Some(vec!["bcm-a1"]), "accepted"),
+        (vec!["adas-a1"], None, "TargetMismatch"),
+        (vec![], None, "TargetMismatch"),
+        // A role cannot hand on more than it has.
+        (vec!["adas-a1"], Some(vec!["bcm-a1"]), "TargetMismatch"),
+    ] {
+        let (a, b) = (ed(), ed());
+        let limit = |role: &mut Targets, ids: &[&str]| {
+            let delegation = &mut role.delegations.as_mut().unwrap().roles[0];
+            delegation.hardware_ids = Some(ids.iter().map(|id| hardware(id)).collect());
+        };
+        let mut graph = Graph::new();
+        graph.top("a", &a, &["bcm/*"], false);
+        limit(&mut graph.world.image.targets, &own);
+        match below {
+            None => graph.add("a", listing(), vec![a]),
+            Some(ids) => {
+                let mut middle = role();
+                middle.delegate("b", [b.public()], 1, &["bcm/*"], false).unwrap();
+                limit(&mut middle, &ids);
+                graph.add("a", middle, vec![a]);
+                graph.add("b", listing(), vec![b]);
+            }
+        }
+        assert_eq!(graph.run().0, expected, "{own:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_terminating_delegation_reaches_all_the_way_up() {
+    let (a, b, c) = (ed(), ed(), ed());
+    let mut graph = Graph::new();
+    graph.top("a", &a, &["bcm/*"], false);
+    graph.top("c", &c, &["bcm/*"], false);
+    let mut role_a = role();
+    role_a.delegate("b", [b.public()], 1, &["bcm/*"], true).unwrap();
+    graph.add("a", role_a, vec![a]);
+    graph.add("b", role(), vec![b]);
+    graph.add("c", listing(), vec![c]);
+    assert_eq!(graph.run(), ("TargetMismatch", ["a.json", "b.json"].map(str::to_owned).to_vec()));
+}

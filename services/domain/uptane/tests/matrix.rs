@@ -270,3 +270,35 @@ fn another_roles_key_does_not_sign_for_this_role() {
         }
     }
 }
+
+#[test]
+fn a_file_that_is_not_what_its_parent_lists_is_refused_even_where_the_parent_lists_no_hash() {
+    fn listed<'p>(payload: &'p mut Value, file: &str) -> &'p mut Value {
+        &mut payload["meta"][file]
+    }
+    type Listing = fn(&mut Value);
+    let cases: [(&str, &str, Listing, &str); 6] = [
+        ("timestamp", "snapshot.json", |m| m["version"] = json!(2), "MixAndMatch"),
+        ("snapshot", "targets.json", |m| m["version"] = json!(2), "MixAndMatch"),
+        ("snapshot", "targets.json", |m| *m = json!({ "version": 2 }), "MixAndMatch"),
+        ("snapshot", "targets.json", |m| *m = json!({ "version": 1, "length": 60_000 }), "MixAndMatch"),
+        ("snapshot", "targets.json", |m| *m = json!({ "version": 1, "length": 10 }), "Oversized"),
+        ("snapshot", "targets.json", |m| *m = json!({ "version": 1 }), "accepted"),
+    ];
+    for repository in BOTH {
+        for (parent, file, listing, expected) in cases {
+            let mut world = World::new();
+            world.edit = Some(Box::new(move |repo, role, payload| {
+                if repo == repository && role == parent {
+                    listing(listed(payload, file));
+                }
+            }));
+            // The files are signed anew for each cycle, with Ed25519 to the same bytes.
+            let first = world.repo(repository).files(repository, None)[&format!("1.{file}")].clone();
+            world.serve = Some(Box::new(move |repo, name, bytes| {
+                if repo == repository && name == format!("2.{file}") { Some(first.clone()) } else { bytes }
+            }));
+            assert_eq!(world.refusal(), expected, "{repository} {parent}: {file}");
+        }
+    }
+}

@@ -7,18 +7,16 @@ use pitstop_types::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::root::{RoleKeys, check_key_ids};
+use super::delegations::Delegations;
 use super::{BuildError, Header, Metadata, Role};
-use crate::{KeyId, PublicKey, Time};
+use crate::Time;
 
-/// A search visits at most this many delegated roles.
-pub const MAX_DELEGATED_ROLES: usize = 32;
 /// Most targets in a Director's file: two per ECU of the largest vehicle.
 const MAX_DIRECTOR_TARGETS: usize = 128;
-/// Most conditions of a campaign, and most bytes in one.
+/// Most conditions of a campaign.
 const MAX_CONDITIONS: usize = 32;
 /// Most bytes in one condition.
-pub const MAX_ORDER_TEXT: usize = 1024;
+const MAX_ORDER_TEXT: usize = 1024;
 
 /// `targets.json`, or a delegated role's file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -140,27 +138,6 @@ pub struct DirectorTarget {
     pub role: PairingRole,
 }
 
-/// Whom a targets role lets speak for it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Delegations {
-    pub keys: BTreeMap<KeyId, Value>,
-    /// In order of priority.
-    pub roles: Vec<Delegation>,
-}
-
-/// One delegation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Delegation {
-    pub name: String,
-    #[serde(flatten)]
-    pub keys: RoleKeys,
-    /// Patterns; `*` and `?` never stand for `/`.
-    pub paths: Vec<String>,
-    /// A path that matches is not looked for in any later delegation.
-    #[serde(default)]
-    pub terminating: bool,
-}
-
 impl Targets {
     /// An Image repository's file, still empty.
     pub fn image(version: NonZeroU64, expires: Time) -> Self {
@@ -201,27 +178,6 @@ impl Targets {
             return Err(BuildError::new(format!("target {path} is listed twice")));
         }
         Ok(())
-    }
-
-    /// Lets the holders of `keys` speak for `paths`, after all delegations that are there already.
-    pub fn delegate<'k>(
-        &mut self,
-        name: &str,
-        keys: impl IntoIterator<Item = &'k PublicKey>,
-        threshold: u64,
-        paths: &[&str],
-        terminating: bool,
-    ) -> Result<(), BuildError> {
-        let delegations = self.delegations.get_or_insert_default();
-        let mut keyids = Vec::new();
-        for key in keys {
-            keyids.push(key.id());
-            delegations.keys.insert(key.id(), key.json().clone());
-        }
-        let paths = paths.iter().map(|&path| path.to_owned()).collect();
-        let keys = RoleKeys { keyids, threshold };
-        delegations.roles.push(Delegation { name: name.to_owned(), keys, paths, terminating });
-        delegations.check()
     }
 }
 
@@ -266,36 +222,6 @@ impl TargetEntry {
         }
         Ok(())
     }
-}
-
-impl Delegations {
-    fn check(&self) -> Result<(), BuildError> {
-        check_key_ids(&self.keys)?;
-        if self.roles.len() > MAX_DELEGATED_ROLES {
-            return Err(BuildError::new(format!("more than {MAX_DELEGATED_ROLES} delegations")));
-        }
-        let mut names = std::collections::BTreeSet::new();
-        for role in &self.roles {
-            if !is_role_name(&role.name) || !names.insert(&role.name) {
-                return Err(BuildError::new(format!("{:?} is no role name, or stands twice", role.name)));
-            }
-            if role.paths.len() > 256 || role.paths.iter().any(|path| path.is_empty() || path.len() > 256) {
-                return Err(BuildError::new(format!("role {}: too many, too long or empty paths", role.name)));
-            }
-            role.keys.check(&role.name, &self.keys)?;
-        }
-        Ok(())
-    }
-}
-
-/// A role name is part of a file name: letters, digits, `-`, `_` and inner dots, and none of the top-level names.
-pub fn is_role_name(name: &str) -> bool {
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    (1..=64).contains(&name.len())
-        && name.bytes().all(legal)
-        && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
-        && !name.contains("..")
-        && !Role::ALL.iter().any(|role| role.as_str().eq_ignore_ascii_case(name))
 }
 
 /// A target path has one to 255 bytes of `a-z A-Z 0-9 . _ + - /`, and no empty, `.` or `..` component. So it is the same in
