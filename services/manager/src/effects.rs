@@ -197,7 +197,12 @@ impl Performer {
             // An answer that is in the record already is last time's.
             let is_new = !answer.choice.is_empty() && newest.is_none_or(|at| answer.answered_at > at);
             if is_new && let Some(answer) = self.answer(&answer) {
-                return Ok(Event::Answered(answer));
+                let too_late = |at| at >= record.decision.install_by;
+                if !matches!(answer.choice, UserChoice::At { unix_secs } if too_late(unix_secs)) {
+                    return Ok(Event::Answered(answer));
+                }
+                // The update is no longer valid then: the driver has to choose again.
+                asked_again = false;
             }
             if !asked_again && !answer.choice.is_empty() {
                 patiently!(tether, driver.ask_again(update))?;

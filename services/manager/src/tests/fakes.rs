@@ -28,9 +28,9 @@ pub struct Scene {
     pub verify: Option<OtaError>,
     /// The Director wants nothing.
     pub nothing_wanted: bool,
-    /// Every n-th call to a service finds it away.
-    pub away_every: usize,
-    pub calls: usize,
+    /// How many of a hundred calls find their service away.
+    pub away_percent: u64,
+    pub calls: u64,
     pub reports: Vec<serde_json::Value>,
     /// Orders in the sequence in which they were carried out.
     pub orders: Vec<String>,
@@ -99,7 +99,9 @@ impl Stage {
     fn away(&self) -> Result<(), OtaError> {
         let mut scene = self.scene();
         scene.calls += 1;
-        if scene.away_every > 0 && scene.calls.is_multiple_of(scene.away_every) {
+        // Multiplicative hashing (Knuth): scattered, and the same in every run.
+        let scattered = scene.calls.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        if scattered % 100 < scene.away_percent {
             return Err(OtaError::NotReady("killed a moment ago".into()));
         }
         Ok(())

@@ -126,8 +126,11 @@ impl Vehicle {
     pub fn run(&mut self) -> Result<UpdateEnd, String> {
         for _ in 0..60 {
             let ended = self.live(|caller| async move {
-                if caller.status().await.0.update.is_empty() {
-                    let _ = caller.check().await;
+                match caller.status().await.0.phase.as_str() {
+                    // Cut after the last write: there is nothing left to hear of.
+                    "ended" => return,
+                    "idle" => drop(caller.check().await),
+                    _ => {}
                 }
                 caller.ended().await;
             });

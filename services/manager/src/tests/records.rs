@@ -12,6 +12,8 @@ use super::lives::Vehicle;
 use crate::{Input, Service};
 
 fn load(vehicle: &Vehicle) -> Result<Service, StoreError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let _entered = runtime.enter();
     let stage = Stage {
         world: vehicle.world.clone(),
         scene: vehicle.scene.clone(),
@@ -35,8 +37,8 @@ fn waiting() -> Vehicle {
     vehicle
 }
 
-#[tokio::test]
-async fn a_damaged_record_is_put_aside_and_the_service_starts() {
+#[test]
+fn a_damaged_record_is_put_aside_and_the_service_starts() {
     let vehicle = waiting();
     let storage = vehicle.disk.storage();
     storage.replace("record", b"pitstop 1 nonsense\n{}").unwrap();
@@ -45,8 +47,8 @@ async fn a_damaged_record_is_put_aside_and_the_service_starts() {
     assert!(storage.read("record.damaged").unwrap().is_some());
 }
 
-#[tokio::test]
-async fn a_record_that_this_release_must_not_act_on_stops_the_service_and_stays() {
+#[test]
+fn a_record_that_this_release_must_not_act_on_stops_the_service_and_stays() {
     let vehicle = waiting();
     let storage = vehicle.disk.storage();
     let stored = String::from_utf8(storage.read("record").unwrap().unwrap()).unwrap();
@@ -57,8 +59,8 @@ async fn a_record_that_this_release_must_not_act_on_stops_the_service_and_stays(
     assert!(storage.read("record").unwrap().is_some());
 }
 
-#[tokio::test]
-async fn a_running_update_is_shown_from_the_first_moment() {
+#[test]
+fn a_running_update_is_shown_from_the_first_moment() {
     let vehicle = waiting();
     let shown = load(&vehicle).unwrap().shown();
     assert_eq!((shown.update.as_str(), shown.phase.as_str()), ("u-1", "awaiting-consent"));
