@@ -30,7 +30,7 @@ enum Command {
     Init(InitArgs),
     /// Serve until SIGTERM. Prints one JSON line with the addresses when ready.
     Serve(ServeArgs),
-    /// Register a vehicle, if it is new, and make a one-time provisioning token. Stop nothing for it: the database is shared.
+    /// Register a vehicle, if it is new, and make a one-time provisioning token; also while the backend serves.
     Claim {
         #[arg(long, env = "PITSTOP_BACKEND_DIR")]
         dir: PathBuf,

@@ -1,5 +1,7 @@
 //! mosquitto's configuration: TLS 1.3 with client certificates only, the certificate's name as user, topics by that name.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use nix::unistd::{User, chown, geteuid};
 
 use super::pki::BACKEND_CN;
@@ -74,5 +76,6 @@ pub(super) fn hand_over(dir: &DataDir, options: &InitOptions) -> Result<(), Init
         let path = entry.map_err(failed)?.path();
         chown(&path, Some(user.uid), Some(user.gid)).map_err(|cause| failed(cause.into()))?;
     }
-    Ok(())
+    // It must reach its folder; what lies beside it stays closed.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).map_err(failed)
 }

@@ -1,5 +1,7 @@
 //! A backend in this process and devices that talk to it as vehicles do.
 
+#![allow(dead_code, reason = "each of the test programs uses a part of it")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
