@@ -1,7 +1,7 @@
 """The TCU's diagnostic server, asked by a client that is not ours: udsoncan over doipclient.
 
-Starts `pitstopd uds-server` alone on a free port of the loopback interface. PITSTOPD names the program,
-target/debug/pitstopd without it.
+Starts `pitstopd uds-server` alone on a free port of the loopback interface. PITSTOP_TARGET names the folder with the
+program, target/debug without it.
 """
 
 import json
@@ -19,7 +19,7 @@ from udsoncan.client import Client
 from udsoncan.configs import default_client_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PITSTOPD = os.environ.get("PITSTOPD", str(ROOT / "target/debug/pitstopd"))
+PITSTOPD = pathlib.Path(os.environ.get("PITSTOP_TARGET", ROOT / "target/debug")) / "pitstopd"
 TESTER = 0x0E80
 
 VIN = "WP0ZZZ99ZTS392124"

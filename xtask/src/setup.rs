@@ -22,6 +22,7 @@ const PACKAGES: &[(&str, Probe)] = &[
     ("squashfs-tools", Probe::Program("mksquashfs")),
     ("rauc", Probe::Program("rauc")),
     ("grub-common", Probe::Program("grub-editenv")),
+    ("grub-emu", Probe::Program("grub-emu")),
     ("libxml2-utils", Probe::Program("xmllint")),
     ("python3-venv", Probe::PythonVenv),
     ("opensbi", Probe::File("/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.bin")),
