@@ -1,4 +1,5 @@
 //! The flasher on one end of a bus without a bus, with fakes in place of everything outside.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -34,9 +34,8 @@ const FOREVER: Duration = Duration::from_secs(3600);
 /// Stages where there is something to stage, then activates.
 async fn install(stand: &Stand, ecu: &str, attempt: u32) {
     let flasher = stand.proxy().await;
-    for path in [flasher.stage(U, ecu, OLD, attempt).await, flasher.activate(U, ecu, OLD, attempt).await] {
-        let _ = stand.end(path).await;
-    }
+    let _ = stand.end(flasher.stage(U, ecu, OLD, attempt).await).await;
+    let _ = stand.end(flasher.activate(U, ecu, OLD, attempt).await).await;
 }
 
 fn assert_new(world: &World, ecu: &str, what: &str) {

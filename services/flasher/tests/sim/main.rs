@@ -213,7 +213,7 @@ async fn a_staging_that_is_cancelled_ends_so_and_can_be_done_again() {
         .build()
         .await
         .unwrap();
-    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     operation.cancel().await.unwrap();
     assert!(matches!(stand.end(Ok(path)).await, Err(OtaError::Cancelled(_))));
     stand.end(flasher.stage(U, "adas", OLD, 2).await).await.unwrap();
