@@ -176,22 +176,21 @@ pub struct Stand {
 }
 
 impl Stand {
+    /// The service with profiles whose ECUs partly want to be unlocked.
     pub async fn new(vehicle: Vehicle, links: Arc<dyn Links>, storage: Arc<dyn Storage>) -> Self {
-        let bundles = Arc::new(FakeBundles::default());
-        let safety = Arc::new(FakeSafety { consent: true.into(), safe: true.into() });
-        Self::with(vehicle, links, storage, bundles, safety).await
+        let profiles = profiles(&vehicle);
+        Self::build(vehicle, profiles, links, storage).await
     }
 
-    /// A new life of the service with what was there before.
-    pub async fn with(
+    pub async fn build(
         vehicle: Vehicle,
+        profiles: BTreeMap<String, Arc<Profile>>,
         links: Arc<dyn Links>,
         storage: Arc<dyn Storage>,
-        bundles: Arc<FakeBundles>,
-        safety: Arc<FakeSafety>,
     ) -> Self {
         let (server, client) = testing::pair().await;
-        let profiles = profiles(&vehicle);
+        let bundles = Arc::new(FakeBundles::default());
+        let safety = Arc::new(FakeSafety { consent: true.into(), safe: true.into() });
         let flasher = Flasher::new(Parts {
             vehicle,
             profiles,
