@@ -1,5 +1,5 @@
 //! The MQTT session against Debian's mosquitto: certificates, access by name, hints, presence, progress, will.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests: a panic is the report")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "tests: a panic is the report")]
 
 mod common;
 
