@@ -118,7 +118,6 @@ impl Core {
     }
 
     /// Until this has succeeded once, no verb is taken: the record's phase may be one that a start has overtaken.
-
     fn settle_start(&mut self) -> Result<(), CoreError> {
         if self.env.mend(&self.booted)? {
             log::warn!("the boot environment was mended");

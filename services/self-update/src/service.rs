@@ -1,6 +1,7 @@
 //! What each call does. Small durable steps go to [`crate::core`]; the image is written on a blocking thread.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,10 @@ use crate::release::Release;
 
 /// The class of the TCU's image in a bundle, as in RAUC's `[image.rootfs]`.
 const IMAGE_CLASS: &str = "rootfs";
+
+/// How long `validator` is waited for while it does not answer: two minutes, several starts of a service.
+const OPEN_TRIES: u32 = 120;
+const OPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the service is made of.
 pub struct Service<P> {
@@ -98,7 +103,7 @@ impl<P: Peers> Service<P> {
     async fn run_stage(&self, update: UpdateId, expected: String, handle: OperationHandle) -> Result<ResultData> {
         self.check_expected(&expected).await?;
         handle.phase("opening").await;
-        let (file, admitted) = self.peers.open_admitted(update.as_str()).await?;
+        let (file, admitted) = self.open_admitted(&update, &handle).await?;
         let _writer = self.writer.lock().await;
         let stop = Arc::new(AtomicBool::new(false));
         let (report, mut reported) = watch::channel((Step::Comparing, 0, 0));
@@ -135,6 +140,24 @@ impl<P: Peers> Service<P> {
                     }
                     handle.progress(bytes, total).await;
                 }
+            }
+        }
+    }
+
+    /// Takes the bundle from `validator`, which may be starting too: that it does not answer yet is no result worth keeping.
+    async fn open_admitted(&self, update: &UpdateId, handle: &OperationHandle) -> Result<(File, AdmittedBundle)> {
+        let mut tries = 0;
+        loop {
+            match self.peers.open_admitted(update.as_str()).await {
+                Err(error) if error.is_temporary() && tries < OPEN_TRIES => tries += 1,
+                Err(OtaError::Bus(error)) => {
+                    return Err(OtaError::NotAdmitted(format!("validator does not answer: {error}")));
+                }
+                other => return other,
+            }
+            tokio::select! {
+                () = handle.cancelled() => return Err(OtaError::Cancelled("before it was written".to_owned())),
+                () = tokio::time::sleep(OPEN_PAUSE) => {}
             }
         }
     }
@@ -237,7 +260,7 @@ impl<P: Peers> Service<P> {
 struct StageJob {
     core: CoreHandle,
     update: UpdateId,
-    file: std::fs::File,
+    file: File,
     admitted: AdmittedBundle,
     keyring: PathBuf,
     hardware: HardwareId,

@@ -1,7 +1,6 @@
 //! The service on a peer-to-peer bus, with a bundle that was really signed, slot files with real ext4 images, and peers that answer
 //! what a test wants.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Mutex as StdMutex;
 
@@ -34,10 +33,17 @@ struct FakePeers {
     admitted: StdMutex<AdmittedBundle>,
     safe: StdMutex<(bool, bool)>,
     choice: StdMutex<String>,
+    /// Answers "not ready" this often before it answers.
+    starting: StdMutex<u32>,
 }
 
 impl Peers for Arc<FakePeers> {
     async fn open_admitted(&self, update: &str) -> Result<(File, AdmittedBundle)> {
+        let starting = &mut *self.starting.lock().unwrap();
+        if *starting > 0 {
+            *starting -= 1;
+            return Err(OtaError::NotReady("starting".to_owned()));
+        }
         if update != "u1" {
             return Err(OtaError::NotAdmitted(update.to_owned()));
         }
@@ -114,6 +120,7 @@ impl Bench {
             admitted: StdMutex::new(admitted),
             safe: StdMutex::new((true, true)),
             choice: StdMutex::new("now".to_owned()),
+            starting: StdMutex::new(0),
         };
         Self { folder, peers: Arc::new(peers) }
     }
@@ -258,6 +265,15 @@ async fn refused_with(bench: &Bench, expected: &str, update: &str) -> OtaError {
     assert!(proxy.activate(update).await.is_err());
     assert!(bench.env().load().unwrap().primary() == Some(&name("A")));
     error
+}
+
+#[tokio::test]
+async fn a_validator_that_is_still_starting_is_waited_for() {
+    let bench = Bench::new();
+    *bench.peers.starting.lock().unwrap() = 100;
+    let (proxy, _server, client) = bench.boot().await;
+    tokio::time::pause();
+    stage(&proxy, &client, "1.0", 1).await.unwrap();
 }
 
 #[tokio::test]

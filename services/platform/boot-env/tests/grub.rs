@@ -1,6 +1,8 @@
 //! GRUB itself as the judge: its emulator runs the boot script of the image over every state of the boot environment, and its
 //! tool reads and writes what we write and read. Debian packages grub-emu, grub-common, e2fsprogs.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic in a test is its report")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
