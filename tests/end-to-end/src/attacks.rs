@@ -133,8 +133,6 @@ impl Twin {
 }
 
 fn client(ca: &[u8], identity: Option<String>) -> anyhow::Result<reqwest::Client> {
-    // The same provider as everywhere; a second installation says so and changes nothing.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder().tls_certs_only([reqwest::Certificate::from_pem(ca)?]);
     if let Some(pem) = identity {
         builder = builder.identity(reqwest::Identity::from_pem(pem.as_bytes())?);

@@ -67,6 +67,8 @@ impl World {
                 eprintln!("==> {text}");
             }
         };
+        // Whoever installed one before chose the same: it is the only one in the workspace.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let programs = Programs::find()?;
         let (dir, temporary) = folder(options)?;
         let logs = dir.join("log");
