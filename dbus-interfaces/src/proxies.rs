@@ -43,6 +43,7 @@ pub trait Manager {
     fn get_status(&self) -> Result<(UpdateStatus, Vec<StepStatus>)>;
     fn get_history(&self, limit: u32) -> Result<Vec<HistoryEntry>>;
     fn verify_history(&self) -> Result<(bool, u64, String)>;
+    fn export_history(&self, first: u64, limit: u32) -> Result<Vec<String>>;
     fn get_refusals(&self, limit: u32) -> Result<Vec<RefusalEntry>>;
     #[zbus(property)]
     fn phase(&self) -> zbus::Result<String>;
