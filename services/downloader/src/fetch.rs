@@ -207,7 +207,7 @@ impl Run {
         let status = response.status();
         match status {
             StatusCode::PARTIAL_CONTENT => self.judge_range(response)?,
-            StatusCode::OK => self.from_the_start(response)?,
+            StatusCode::OK => self.start_anew(response)?,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE => {
                 return Err(self.link_refused(status));
             }
@@ -250,7 +250,7 @@ impl Run {
     }
 
     /// The server sends the whole file: it knows no ranges, or has another file than the one that was begun.
-    fn from_the_start(&mut self, response: &Response) -> Result<(), Failure> {
+    fn start_anew(&mut self, response: &Response) -> Result<(), Failure> {
         if let Some(total) = response.content_length().filter(|t| *t != self.fetch.length) {
             return Err(Failure::Final(wrong_length(total, self.fetch.length)));
         }

@@ -17,6 +17,8 @@ const COMMANDS: usize = 32;
 /// Bundles in the cache: two for each of 64 ECUs.
 const MAX_BUNDLES: usize = 128;
 
+/// Bundles that nobody wants any more, each with the lock of whoever still fetches it.
+type Gone = Vec<(Digest, Arc<Mutex<()>>)>;
 type Reply<T> = oneshot::Sender<Result<T, OtaError>>;
 
 /// What the bus object asks of the service.
@@ -90,7 +92,8 @@ pub struct Service {
     entries: BTreeMap<Digest, Entry>,
     fetched_before: u64,
     commands: mpsc::Receiver<Command>,
-    steps: (mpsc::UnboundedSender<(Digest, Step)>, mpsc::UnboundedReceiver<(Digest, Step)>),
+    steps_out: mpsc::UnboundedSender<(Digest, Step)>,
+    steps: mpsc::UnboundedReceiver<(Digest, Step)>,
 }
 
 impl Service {
@@ -108,8 +111,8 @@ impl Service {
             entries.insert(digest, Entry::new(claim, Step { have, fetched: progress.fetched }));
         }
         let fetched_before = cache.fetched_before();
-        let service =
-            Self { settings, cache, links, entries, fetched_before, commands, steps: mpsc::unbounded_channel() };
+        let (steps_out, steps) = mpsc::unbounded_channel();
+        let service = Self { settings, cache, links, entries, fetched_before, commands, steps_out, steps };
         Ok((service, Handle { commands: sender }))
     }
 
@@ -121,7 +124,7 @@ impl Service {
                     Some(command) => self.command(command),
                     None => return,
                 },
-                Some((digest, step)) = self.steps.1.recv() => {
+                Some((digest, step)) = self.steps.recv() => {
                     if let Some(entry) = self.entries.get_mut(&digest) {
                         entry.step = step;
                     }
@@ -182,7 +185,7 @@ impl Service {
             settings: Arc::clone(&self.settings),
             links: Arc::clone(&self.links),
             cancel: entry.cancel.subscribe(),
-            steps: self.steps.0.clone(),
+            steps: self.steps_out.clone(),
         };
         Ok(Turn { fetch, lock: Arc::clone(&entry.lock) })
     }
@@ -213,7 +216,7 @@ impl Service {
         }
     }
 
-    fn forget(&mut self, update: &UpdateId) -> Result<Vec<(Digest, Arc<Mutex<()>>)>, CacheError> {
+    fn forget(&mut self, update: &UpdateId) -> Result<Gone, CacheError> {
         let mut gone = Vec::new();
         for (digest, entry) in &mut self.entries {
             if !entry.claim.updates.remove(update) {
@@ -245,7 +248,7 @@ impl Entry {
 }
 
 /// Waits for each fetch to notice that it is cancelled, then takes its files away.
-async fn remove_all(cache: Cache, gone: Vec<(Digest, Arc<Mutex<()>>)>) -> Result<(), OtaError> {
+async fn remove_all(cache: Cache, gone: Gone) -> Result<(), OtaError> {
     for (digest, lock) in gone {
         let _turn = lock.lock_owned().await;
         cache.remove(&digest)?;

@@ -210,7 +210,7 @@ impl Cache {
             path: self.folder.clone(),
             source: e.into(),
         })?;
-        Ok(u64::from(found.blocks_available()).saturating_mul(found.fragment_size()))
+        Ok(found.blocks_available().saturating_mul(found.fragment_size()))
     }
 
     fn sync_folder(&self) -> Result<(), CacheError> {
