@@ -11,7 +11,8 @@ use crate::clock::later;
 use crate::error::Error;
 use crate::init::random_hex;
 use crate::links::Link;
-use crate::model::{Claim, Ecu, Vehicle, new_id};
+use crate::model::{Claim, Ecu, PlanPart, Vehicle, new_id};
+use crate::rules::{Fitted, plan_update};
 use crate::store::Change;
 
 /// An ECU known from production. With a list, a manifest that names another one is refused; without, the first manifest fixes it.
@@ -75,6 +76,15 @@ pub struct ProvisionAnswer {
     pub mqtt: MqttAddress,
 }
 
+/// Whether a vehicle may get a release, and why (not).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Eligibility {
+    pub eligible: bool,
+    pub reason: String,
+    /// What would change, with the way back.
+    pub plan: Vec<PlanPart>,
+}
+
 /// A download link.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LinkAnswer {
@@ -121,15 +131,9 @@ impl Backend {
 
     /// Turns a token into a certificate, once. The device's private keys stay where they are: it sends a request and a public key.
     pub async fn provision(&self, request: ProvisionRequest) -> Result<ProvisionAnswer, Error> {
-        let refused =
-            || Error::Forbidden("claim-refused", "the token is unknown, used, expired or another vehicle's".into());
         let _deciding = self.decide().await;
         let now = self.clock.now();
-        let token_hash = Digest::of(request.token.as_bytes()).to_string();
-        let claim = self.repo.claim(&token_hash).await?.ok_or_else(refused)?;
-        if claim.used_at.is_some() || claim.expires_at < now || claim.vin != request.vin {
-            return Err(refused());
-        }
+        let token_hash = self.check_claim(&request).await?;
         let key = PublicKey::from_p256_pem(&request.identity.public_pem)
             .map_err(|error| Error::Invalid(format!("identity key: {error}")))?;
         if key.id().to_string() != request.identity.keyid {
@@ -164,6 +168,30 @@ impl Backend {
             device_url: urls.device,
             public_url: urls.public,
             mqtt,
+        })
+    }
+
+    /// The hash of the request's token, if that is good for its vehicle.
+    async fn check_claim(&self, request: &ProvisionRequest) -> Result<String, Error> {
+        let text = "the token is unknown, used, expired or another vehicle's";
+        let refused = || Error::Forbidden("claim-refused", text.into());
+        let token_hash = Digest::of(request.token.as_bytes()).to_string();
+        let claim = self.repo.claim(&token_hash).await?.ok_or_else(refused)?;
+        if claim.used_at.is_some() || claim.expires_at < self.clock.now() || claim.vin != request.vin {
+            return Err(refused());
+        }
+        Ok(token_hash)
+    }
+
+    /// May the vehicle get this release, as things stand?
+    pub async fn eligibility(&self, vin: &Vin, release: &str) -> Result<Eligibility, Error> {
+        let vehicle = self.need_vehicle(vin).await?;
+        let release = self.need_release(release).await?;
+        let (ecus, listed) = (self.repo.ecus(vin).await?, self.listed_bundles().await?);
+        let plan = plan_update(Fitted { vehicle: &vehicle, ecus: &ecus, listed: &listed }, &release);
+        Ok(match plan {
+            Ok(plan) => Eligibility { eligible: true, reason: "it may have it".into(), plan },
+            Err(why) => Eligibility { eligible: false, reason: why.to_string(), plan: Vec::new() },
         })
     }
 

@@ -396,6 +396,9 @@ fn a_vehicle_that_cannot_have_it_is_excluded_with_the_reason() {
         let (state, reason) = world.state(VIN).await;
         assert_eq!(state, "excluded");
         assert!(reason.contains("no fallback") && reason.contains("bcm"), "{reason}");
+        let path = format!("/api/v1/vehicles/{VIN}/eligibility?release={release}");
+        let why = world.get(&path).await;
+        assert_eq!((why["eligible"].as_bool(), why["reason"].as_str()), (Some(false), Some(reason.as_str())));
         assert_eq!(world.state(OTHER).await.0, "planned");
         let (state, reason) = world.state("WP0ZZZ99ZTS392126").await;
         assert!(state == "excluded" && reason.contains("already"), "{reason}");

@@ -1,6 +1,6 @@
 //! Debian's mosquitto with the configuration that `init` writes: hints reach the device they are for, and nobody else's topics open.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests: a panic is the report")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests: a panic is the report")]
 
 mod support;
 

@@ -18,7 +18,7 @@ use crate::backend::Backend;
 use crate::error::{Error, ErrorBody};
 use crate::model::{AuditEntry, Bundle, Release, Vehicle};
 use crate::releases::NewRelease;
-use crate::vehicles::{ClaimToken, RegisterVehicle};
+use crate::vehicles::{ClaimToken, Eligibility, RegisterVehicle};
 
 /// The one operator there is so far: whoever holds the token.
 pub(super) const ACTOR: &str = "operator";
@@ -50,6 +50,7 @@ fn api() -> OpenApiRouter<Arc<Backend>> {
         .routes(routes!(list_vehicles, register_vehicle))
         .routes(routes!(get_vehicle))
         .routes(routes!(get_timeline))
+        .routes(routes!(get_eligibility))
         .routes(routes!(authorise_vehicle))
         .routes(routes!(get_audit))
         .merge(admin_campaigns::api())
@@ -201,6 +202,22 @@ async fn get_timeline(
 ) -> Result<Json<Timeline>, Error> {
     let limit = query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
     view::timeline(&backend, &view::vin(&vin)?, limit).await.map(Json)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+struct WhichRelease {
+    /// Id of a release.
+    release: String,
+}
+
+/// May this vehicle get this release, and if not, why?
+#[utoipa::path(get, path = "/api/v1/vehicles/{vin}/eligibility", params(WhichRelease), responses((status = 200, body = Eligibility)))]
+async fn get_eligibility(
+    State(backend): State_,
+    Path(vin): Path<String>,
+    Query(query): Query<WhichRelease>,
+) -> Result<Json<Eligibility>, Error> {
+    backend.eligibility(&view::vin(&vin)?, &query.release).await.map(Json)
 }
 
 /// Whether a vehicle is served.

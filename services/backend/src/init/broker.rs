@@ -23,7 +23,14 @@ pub(super) fn make(dir: &DataDir, options: &InitOptions) -> Result<(), InitError
             return Err(InitError::BrokerText(text.clone()));
         }
     }
-    let config = format!(
+    let config = configuration(options, &user, &path);
+    let acl = access_list();
+    write_public(&folder.join("mosquitto.conf"), config.as_bytes())?;
+    write_public(&folder.join("acl"), acl.as_bytes())
+}
+
+fn configuration(options: &InitOptions, user: &str, path: &dyn Fn(&str) -> String) -> String {
+    format!(
         "# Written by pitstop-backend init.\n\
          per_listener_settings false\n\
          user {user}\n\
@@ -52,8 +59,11 @@ pub(super) fn make(dir: &DataDir, options: &InitOptions) -> Result<(), InitError
         ca = path("client-ca.pem"),
         certificate = path("broker.pem"),
         key = path("broker.key"),
-    );
-    let acl = format!(
+    )
+}
+
+fn access_list() -> String {
+    format!(
         "# A device reads what is sent down to it and writes what goes up from it; %u is its certificate's common name.\n\
          pattern read {TOPIC_ROOT}/%u/dn/#\n\
          pattern write {TOPIC_ROOT}/%u/up/#\n\
@@ -61,9 +71,7 @@ pub(super) fn make(dir: &DataDir, options: &InitOptions) -> Result<(), InitError
          user {BACKEND_CN}\n\
          topic read {TOPIC_ROOT}/+/up/#\n\
          topic write {TOPIC_ROOT}/+/dn/#\n"
-    );
-    write_public(&folder.join("mosquitto.conf"), config.as_bytes())?;
-    write_public(&folder.join("acl"), acl.as_bytes())
+    )
 }
 
 /// Gives the broker's user its files, if root makes them for somebody else.
