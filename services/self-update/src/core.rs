@@ -271,6 +271,16 @@ impl Core {
         Ok(())
     }
 
+    /// After a start: an update that has been activated holds the slots until it is committed or rolled back. One that is
+    /// only staged may have been given up meanwhile; its owner takes the lease again with its next request.
+    pub fn resume_lease(&mut self, duration: Duration, now: Instant) {
+        use Phase::{Activated, Activating, Bootable, MarkingGood, Trial};
+        let held = |phase| matches!(phase, Activating | Activated | Trial | MarkingGood | Bootable);
+        let under_way = self.record.installation.as_ref().filter(|now| held(now.phase));
+        self.lease =
+            under_way.map(|i| Lease { owner: "ota".to_owned(), update: i.update.clone(), until: now + duration });
+    }
+
     /// Takes the lease for `update` unless it has one already.
     pub fn take_lease(&mut self, update: &UpdateId, duration: Duration, now: Instant) -> Result<(), CoreError> {
         self.check_lease(update, now)?;

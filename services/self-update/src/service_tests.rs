@@ -133,20 +133,28 @@ impl Bench {
         GrubFiles::new(FileCopy::new(self.path("grubenv")), FileCopy::new(self.path("grubenv.copy")), pair())
     }
 
+    fn paths(&self) -> BTreeMap<SlotName, PathBuf> {
+        BTreeMap::from([(name("A"), self.path("a.img")), (name("B"), self.path("b.img"))])
+    }
+
     /// The boot script and then the service: one start of the TCU.
     async fn boot(&self) -> (SelfUpdateProxy<'static>, Connection, Connection) {
+        self.boot_with(Arc::new(SlotPaths(self.paths()))).await
+    }
+
+    async fn boot_with(&self, devices: Arc<dyn SlotDevices>) -> (SelfUpdateProxy<'static>, Connection, Connection) {
         let booted = boot_decision(&self.env(), &pair()).slot;
         let (server, client) = testing::pair().await;
         let storage = Arc::new(FileStorage::open(self.path("state")).unwrap());
-        let core = Core::start(storage.clone(), Box::new(self.env()), pair(), booted.clone()).unwrap();
-        let paths = BTreeMap::from([(name("A"), self.path("a.img")), (name("B"), self.path("b.img"))]);
+        let mut core = Core::start(storage.clone(), Box::new(self.env()), pair(), booted.clone()).unwrap();
+        core.resume_lease(Duration::from_secs(60), Instant::now());
         let service = Service {
             core: CoreHandle::spawn(core),
             peers: Arc::clone(&self.peers),
             slots: pair(),
             booted,
-            devices: Arc::new(SlotPaths(paths.clone())),
-            paths,
+            devices,
+            paths: self.paths(),
             operations: Operations::new(&server, "SelfUpdate", storage).await.unwrap(),
             keyring: self.path("keyring.pem"),
             hardware: HardwareId::new("tcu-a1").unwrap(),
@@ -352,4 +360,83 @@ async fn the_object_is_as_the_xml_says() {
     let (_proxy, _server, client) = bench.boot().await;
     let served = testing::introspect(&client, &pitstop_dbus::object_path("SelfUpdate")).await;
     assert_eq!(pitstop_dbus::contract::differences("io.pitstop.Ota1.SelfUpdate", &served), Vec::<String>::new());
+}
+
+/// A slot whose writes wait until the test lets them go.
+struct Gate {
+    paths: SlotPaths,
+    arrived: std::sync::mpsc::SyncSender<()>,
+    go: Arc<StdMutex<std::sync::mpsc::Receiver<()>>>,
+}
+
+struct GatedSlot(Box<dyn crate::ports::SlotDevice>, Gate);
+
+impl SlotDevices for Gate {
+    fn open(&self, slot: &SlotName, booted: &SlotName) -> std::io::Result<Box<dyn crate::ports::SlotDevice>> {
+        let gate = Gate { paths: SlotPaths(self.paths.0.clone()), arrived: self.arrived.clone(), go: self.go.clone() };
+        Ok(Box::new(GatedSlot(self.paths.open(slot, booted)?, gate)))
+    }
+}
+
+impl crate::ports::SlotDevice for GatedSlot {
+    fn capacity(&self) -> std::io::Result<u64> {
+        self.0.capacity()
+    }
+    fn read_at(&mut self, into: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.0.read_at(into, offset)
+    }
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+        let _ = self.1.arrived.try_send(());
+        let _ = self.1.go.lock().unwrap().recv();
+        self.0.write_at(bytes, offset)
+    }
+    fn sync(&mut self) -> std::io::Result<()> {
+        self.0.sync()
+    }
+}
+
+#[tokio::test]
+async fn status_answers_while_it_writes_and_a_roll_back_stops_the_writer() {
+    let bench = Bench::new();
+    let (arrived, here) = std::sync::mpsc::sync_channel(1);
+    let (let_go, go) = std::sync::mpsc::channel();
+    let paths = SlotPaths(bench.paths());
+    let (proxy, _server, client) =
+        bench.boot_with(Arc::new(Gate { paths, arrived, go: Arc::new(StdMutex::new(go)) })).await;
+    let path = proxy.stage("u1", "1.0", 1).await.unwrap();
+    tokio::task::spawn_blocking(move || here.recv().unwrap()).await.unwrap();
+    assert_eq!(slots(&proxy).await[0], "A good 1.0 booted primary");
+    assert!(!proxy.roll_back("u1").await.unwrap());
+    drop(let_go);
+    let ended = operation::wait(&client, "SelfUpdate", &path, |_| {}).await;
+    assert!(matches!(ended, Err(OtaError::Cancelled(_))), "{ended:?}");
+    assert!(matches!(proxy.activate("u1").await, Err(OtaError::WrongPhase(_))));
+    assert_eq!(bench.env().load().unwrap().primary(), Some(&name("A")));
+}
+
+#[tokio::test]
+async fn who_started_the_staging_can_cancel_it() {
+    let bench = Bench::new();
+    *bench.peers.starting.lock().unwrap() = u32::MAX;
+    let (proxy, _server, client) = bench.boot().await;
+    let path = proxy.stage("u1", "1.0", 1).await.unwrap();
+    let operation = pitstop_dbus::OperationProxy::builder(&client).destination("io.pitstop.Test").path(path.clone());
+    operation.build().await.unwrap().cancel().await.unwrap();
+    let ended = operation::wait(&client, "SelfUpdate", &path, |_| {}).await;
+    assert!(matches!(ended, Err(OtaError::Cancelled(_))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn an_activated_update_keeps_its_lease_over_a_restart_and_a_staged_one_does_not() {
+    let bench = Bench::new();
+    let (proxy, _server, client) = bench.boot().await;
+    stage(&proxy, &client, "1.0", 1).await.unwrap();
+    let (proxy, _server, _client) = bench.boot().await;
+    proxy.lease("workshop", "u2", 60).await.unwrap();
+    proxy.activate("u1").await.unwrap();
+    let (proxy, _server, _client) = bench.boot().await;
+    assert!(matches!(proxy.lease("workshop", "u2", 60).await, Err(OtaError::Busy(_))));
+    proxy.mark_good("u1").await.unwrap();
+    proxy.commit("u1").await.unwrap();
+    proxy.lease("workshop", "u2", 60).await.unwrap();
 }

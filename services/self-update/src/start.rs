@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use pitstop_boot_env::{FileCopy, GrubFiles, boot_decision, booted_slot_of_file};
@@ -27,7 +27,9 @@ async fn start(context: Context) -> anyhow::Result<()> {
         .with_context(|| format!("finding the booted slot in {}", settings.cmdline.display()))?;
     let storage = context.storage()?;
     // Before the bus: a slot that runs well must be marked good even when the bus does not come up.
-    let core = Core::start(storage.clone(), settings.boot_env(), settings.slots.clone(), booted.clone())?;
+    let mut core = Core::start(storage.clone(), settings.boot_env(), settings.slots.clone(), booted.clone())?;
+    let lease = Duration::from_secs(u64::from(settings.lease_secs));
+    core.resume_lease(lease, Instant::now());
     let bus = context.bus().await?;
     let operations = Operations::new(&bus, "SelfUpdate", storage).await?;
     let service = Arc::new(Service {
@@ -40,7 +42,7 @@ async fn start(context: Context) -> anyhow::Result<()> {
         operations,
         keyring: settings.keyring,
         hardware: settings.hardware,
-        lease: Duration::from_secs(u64::from(settings.lease_secs)),
+        lease,
         reboot_command: settings.reboot_command,
         reboot_timeout: settings.reboot_timeout,
         writer: Arc::new(Mutex::new(())),
