@@ -201,6 +201,25 @@ fn a_delegated_role_that_goes_back_or_is_not_in_the_snapshot_is_refused() {
 }
 
 #[test]
+fn a_delegated_role_of_another_version_than_the_snapshot_lists_is_refused_without_a_hash_too() {
+    for (listed, expected) in [(1, "accepted"), (2, "MixAndMatch")] {
+        let a = ed();
+        let mut graph = Graph::new();
+        graph.top("a", &a, &["bcm/*"], false);
+        graph.add("a", listing(), vec![a]);
+        graph.world.edit = Some(Box::new(move |_, role, payload| {
+            if role == "snapshot" && payload["meta"]["a.json"].is_object() {
+                payload["meta"]["a.json"] = json!({ "version": listed });
+            }
+        }));
+        let file = graph.world.image.files(Repository::Image, None)["1.a.json"].clone();
+        graph.world.serve =
+            Some(Box::new(move |_, name, bytes| if name == "2.a.json" { Some(file.clone()) } else { bytes }));
+        assert_eq!(graph.run().0, expected);
+    }
+}
+
+#[test]
 fn a_stored_delegated_role_is_used_again_and_verified_again() {
     let a = ed();
     let mut graph = Graph::new();
