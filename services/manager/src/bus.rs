@@ -90,6 +90,13 @@ impl ManagerObject {
         self.ask(Command::VerifyHistory).await?
     }
 
+    #[zbus(out_args("lines"))]
+    async fn export_history(&self, first: u64, limit: u32) -> Result<Vec<String>, OtaError> {
+        let limit = checked(limit)?;
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        self.ask(|reply| Command::ExportHistory { first, limit, reply }).await?
+    }
+
     #[zbus(out_args("entries"))]
     async fn get_refusals(&self, limit: u32) -> Result<Vec<RefusalEntry>, OtaError> {
         let limit = checked(limit)?;

@@ -20,6 +20,8 @@ use crate::{report, words};
 /// within a second; bounded, because one that is stopped for maintenance shall not be asked a hundred times a minute.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// After this, what only refuses is given up where giving up is safe.
+const GIVE_UP: Duration = Duration::from_secs(300);
 /// Between two looks for the driver's answer, should its signal be lost.
 const LOOK_FOR_ANSWER: Duration = Duration::from_secs(2);
 /// Between two orders to restart: the first one may be on its way.
@@ -114,10 +116,7 @@ impl Performer {
             Effect::Reboot => self.reboot(record, tether).await,
             Effect::MarkGood => self.mark_good(record, tether).await,
             Effect::ReadBack => self.read_back(record, tether).await.map(Event::ReadBack),
-            Effect::MarkOtherBad => {
-                patiently!(tether, self.ports.slots.mark_other_bad(&record.decision.update))?;
-                Ok(Event::OtherSlotBad)
-            }
+            Effect::MarkOtherBad => self.mark_other_bad(record, tether).await,
             Effect::Do(duty) => self.duty(record, *duty, tether).await.map(|()| Event::DutyDone(*duty)),
         }
     }
@@ -325,17 +324,51 @@ impl Performer {
     async fn mark_good(&self, record: &Record, tether: &Tether) -> Result<Event> {
         let began = tokio::time::Instant::now();
         loop {
-            let sick = self.sick().await;
-            if sick.is_none() {
-                break;
-            }
+            let trouble = match self.sick().await {
+                Some(trouble) => trouble,
+                None => match self.ports.slots.mark_good(&record.decision.update).await {
+                    Ok(()) => return Ok(Event::MarkedGood),
+                    Err(error) => format!("marking the slot good: {}", error.text()),
+                },
+            };
             if began.elapsed() >= self.settings.health {
-                return Ok(Event::TrialFailed(Failure::new("Unhealthy", sick.unwrap_or_default())));
+                return Ok(Event::TrialFailed(Failure::new("Unhealthy", trouble)));
             }
             tether.pause(FIRST_PAUSE).await?;
         }
-        patiently!(tether, self.ports.slots.mark_good(&record.decision.update))?;
-        Ok(Event::MarkedGood)
+    }
+
+    /// A boot environment that cannot be written must not keep the update from ending: then it needs a workshop.
+    async fn mark_other_bad(&self, record: &Record, tether: &Tether) -> Result<Event> {
+        let began = tokio::time::Instant::now();
+        loop {
+            match patiently!(tether, self.ports.slots.mark_other_bad(&record.decision.update)) {
+                Ok(()) => return Ok(Event::OtherSlotBad),
+                Err(error @ OtaError::Cancelled(_)) => return Err(error),
+                Err(error) if began.elapsed() >= GIVE_UP => {
+                    log::error!("the other slot cannot be marked bad: {}: {}", error.short_name(), error.text());
+                    return Ok(Event::TooOften);
+                }
+                Err(_) => tether.pause(FIRST_PAUSE * 4).await?,
+            }
+        }
+    }
+
+    /// A floor that lags is safe, an update that never ends is not.
+    async fn raise_floors(&self, record: &Record, tether: &Tether) -> Result<()> {
+        let began = tokio::time::Instant::now();
+        loop {
+            match patiently!(tether, self.ports.content.raise_floors(&record.decision.update)) {
+                Err(error) if !matches!(error, OtaError::Cancelled(_)) => {
+                    if began.elapsed() >= GIVE_UP {
+                        log::error!("floors stay as they are: {}: {}", error.short_name(), error.text());
+                        return Ok(());
+                    }
+                    tether.pause(LONGEST_PAUSE).await?;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// What does not answer, if anything.
@@ -403,7 +436,7 @@ impl Performer {
     async fn duty(&self, record: &Record, duty: Duty, tether: &Tether) -> Result<()> {
         let update = &record.decision.update;
         match duty {
-            Duty::Floors => patiently!(tether, self.ports.content.raise_floors(update)),
+            Duty::Floors => self.raise_floors(record, tether).await,
             Duty::Inhibit => patiently!(tether, self.ports.vehicle.release_inhibit(update)),
             Duty::Report => self.report_end(record, tether).await,
             Duty::Notice => {
@@ -476,5 +509,6 @@ fn is_final(error: &OtaError) -> bool {
             | OtaError::UnknownEcu(_)
             | OtaError::InvalidArgument(_)
             | OtaError::BelowFloor(_)
+            | OtaError::WrongPhase(_)
     )
 }

@@ -166,6 +166,11 @@ impl History {
         Ok(entries.into_iter().rev().take(limit).map(|entry| wire(entry.data)).collect())
     }
 
+    /// Entries as they are stored, oldest first: evidence that can be checked without this program.
+    pub fn export(&self, first: usize, limit: usize) -> Result<Vec<String>, StoreError> {
+        Ok(self.updates.stored_lines()?.into_iter().skip(first).take(limit).collect())
+    }
+
     /// Recomputes the hashes of the ended updates' log.
     pub fn verify(&self) -> Result<ChainState, StoreError> {
         self.updates.verify()

@@ -50,6 +50,11 @@ pub enum Command {
         reply: oneshot::Sender<Result<Vec<HistoryEntry>, OtaError>>,
     },
     VerifyHistory(oneshot::Sender<Result<(bool, u64, String), OtaError>>),
+    ExportHistory {
+        first: usize,
+        limit: usize,
+        reply: oneshot::Sender<Result<Vec<String>, OtaError>>,
+    },
     Refusals {
         limit: usize,
         reply: oneshot::Sender<Result<Vec<RefusalEntry>, OtaError>>,
@@ -192,6 +197,9 @@ impl Service {
             Command::VerifyHistory(reply) => {
                 let state = self.history.verify().map_err(storage_error);
                 let _ = reply.send(state.map(|state| (state.whole, state.entries, state.head.to_string())));
+            }
+            Command::ExportHistory { first, limit, reply } => {
+                let _ = reply.send(self.history.export(first, limit).map_err(storage_error));
             }
             Command::Refusals { limit, reply } => {
                 let _ = reply.send(self.history.newest_refusals(limit).map_err(storage_error));

@@ -157,12 +157,37 @@ fn an_ecu_that_cannot_be_brought_back_needs_a_workshop() {
 }
 
 #[test]
-fn an_unfit_slot_is_undone() {
+fn a_slot_that_does_not_start_is_undone() {
     let mut world = World::new(&ALL);
     world.faults.crashing.insert("2.0".into());
     let (vehicle, end) = ended(world);
     assert_eq!(end, UpdateEnd::AllOld);
     assert_eq!(vehicle.entries()[0].reason.as_ref().unwrap().error, "FellBack");
+}
+
+#[test]
+fn a_slot_that_finds_itself_unfit_is_undone() {
+    let mut world = World::new(&ALL);
+    world.faults.unfit = true;
+    let (vehicle, end) = ended(world);
+    assert_eq!(end, UpdateEnd::AllOld);
+    assert_eq!(vehicle.entries()[0].reason.as_ref().unwrap().error, "Unhealthy");
+}
+
+#[test]
+fn exported_history_can_be_checked_with_nothing_but_a_hash() {
+    let (vehicle, _) = ended(World::new(&ALL));
+    let lines = vehicle.history().export(0, 10).unwrap();
+    let mut previous = pitstop_types::Digest::of(b"").to_string();
+    for line in &lines {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["previous"], previous.as_str());
+        let text = format!("{previous}{}", line["data"].as_str().unwrap());
+        previous = pitstop_types::Digest::of(text.as_bytes()).to_string();
+        assert_eq!(line["hash"], previous.as_str());
+    }
+    assert_eq!(lines.len(), 1);
+    assert!(vehicle.history().export(1, 10).unwrap().is_empty());
 }
 
 #[test]

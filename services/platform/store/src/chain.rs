@@ -87,6 +87,14 @@ impl ChainedLog {
         Ok(lines.into_iter().filter_map(typed).collect())
     }
 
+    /// The whole lines as they are stored, oldest first, for somebody else to recompute.
+    pub fn stored_lines(&self) -> Result<Vec<String>, StoreError> {
+        let bytes = self.storage.read(&self.name)?.unwrap_or_default();
+        let whole = bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+        let text = String::from_utf8_lossy(bytes.get(..whole).unwrap_or_default());
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
     /// Recomputes every hash.
     pub fn verify(&self) -> Result<ChainState, StoreError> {
         let bytes = self.storage.read(&self.name)?.unwrap_or_default();
