@@ -149,3 +149,6 @@ fn can_id(id: FrameId) -> CanId {
         FrameId::Extended(id) => CanId::Extended(id),
     }
 }
+
+#[cfg(test)]
+mod tests;
