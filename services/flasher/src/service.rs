@@ -174,7 +174,12 @@ impl Flasher {
             records: &self.records,
             watcher,
         };
-        let success = job.run(order, profile, link.as_mut(), &mut lane, Some(software)).await?;
+        let end = job.run(order, profile, link.as_mut(), &mut lane, Some(software)).await;
+        let what = end
+            .as_ref()
+            .map_or_else(|error| error.to_string(), |success| format!("done, already: {}", success.already));
+        log::info!(update = request.update.as_str(), ecu = ecu.id.as_str(); "{}: {what}", request.verb.as_str());
+        let success = end?;
         let version = success.identity.version.map(String::from).unwrap_or_default();
         Ok(ResultData::from([
             ("version".to_owned(), version.into()),

@@ -76,20 +76,6 @@ async fn a_single_bank_ecu_is_staged_and_committed_by_doing_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_consent_or_safety_no_byte_goes_to_the_ecu() {
-    let (stand, asked) = stand().await;
-    let flasher = stand.proxy().await;
-    stand.safety.consent.store(false, Ordering::SeqCst);
-    let end = stand.end(flasher.activate("u-1", "bcm", "1.0.0", 1).await).await;
-    assert_eq!(end, Err(OtaError::NoConsent("no answer".into())));
-    stand.safety.consent.store(true, Ordering::SeqCst);
-    stand.safety.safe.store(false, Ordering::SeqCst);
-    let end = stand.end(flasher.activate("u-1", "bcm", "1.0.0", 2).await).await;
-    assert_eq!(end, Err(OtaError::NotSafe("it drives".into())));
-    assert_eq!(asked.load(Ordering::SeqCst), 0);
-}
-
-#[tokio::test(start_paused = true)]
 async fn what_was_not_admitted_or_is_for_other_hardware_is_refused() {
     let (stand, asked) = stand().await;
     let flasher = stand.proxy().await;

@@ -139,6 +139,8 @@ pub struct Installation {
     /// Flash of this ECU was touched by this job.
     erased: bool,
     permitted: bool,
+    /// Rolling back an ECU that runs the old software already: what was chosen for its next start is taken back, without a reset.
+    stays: bool,
     /// The ECU has answered at least once.
     heard: bool,
     /// Once the ECU answers, what was left open is ended before the first step.
@@ -149,7 +151,7 @@ pub struct Installation {
 
 #[derive(Debug)]
 enum State {
-    /// Before everything: leave for a job that disrupts the ECU.
+    /// The ECU is identified and is to be changed: leave for a job that disrupts it.
     Gate,
     /// Ends what an interrupted try left open: the default session closes transfers and locks.
     Recover,
@@ -202,21 +204,19 @@ impl Installation {
         let mut this = Self {
             order,
             profile,
-            state: State::Gate,
+            state: State::Recover,
             at: 0,
             identity: EcuIdentity::default(),
             writer: None,
             erased: false,
             permitted: !disrupts,
+            stays: false,
             heard: false,
             recovering: false,
             cancel: false,
             counters,
         };
-        // A job that disrupts nothing begins with its first step; one that goes on after a cut cleans up first.
-        if this.permitted {
-            this.begin();
-        }
+        this.begin();
         this
     }
 

@@ -219,14 +219,15 @@ impl Profile {
         let job_error = |job: Job, problem| Err(ProfileError::Job { job: job.as_str(), problem });
         let at = |job: Job, kind: fn(&StepKind) -> bool| self.steps(job).iter().position(|step| kind(&step.kind));
         let install = Job::Install;
-        let identify = at(install, |kind| *kind == StepKind::Identify);
         let write = at(install, |kind| *kind == StepKind::Write);
         let verify = at(install, |kind| *kind == StepKind::Verify);
-        match (identify, write) {
-            (Some(identify), Some(write)) if identify < write => {}
-            _ => return job_error(install, "has a write step, and an identify step before it"),
-        }
         for job in Job::ALL {
+            // Leave to disrupt the ECU is asked once it is identified, so nothing may happen before that.
+            let is_session = |step: &&Step| matches!(step.kind, StepKind::Session { reboots: false, .. });
+            let first = self.steps(job).iter().find(|step| !is_session(step));
+            if first.is_some_and(|step| step.kind != StepKind::Identify) {
+                return job_error(job, "begins with its session and an identify step");
+            }
             let writes = self.steps(job).iter().filter(|step| step.kind == StepKind::Write).count();
             if writes != usize::from(job == install) {
                 return job_error(job, "the write step stands once in install and nowhere else");

@@ -91,3 +91,34 @@ fn a_cut_of_the_disk_at_any_write_changes_nothing_about_the_end() {
         }
     }
 }
+
+#[test]
+fn killed_while_activating_a_roll_back_leaves_nothing_chosen_for_the_next_start() {
+    let started = std::cell::Cell::new(Duration::ZERO);
+    let activate = async |stand: Stand| {
+        let flasher = stand.proxy().await;
+        let _ = stand.end(flasher.stage(U, "adas", OLD, 1).await).await;
+        let begin = Instant::now();
+        let _ = stand.end(flasher.activate(U, "adas", OLD, 1).await).await;
+        started.set(begin.elapsed());
+    };
+    let (disk, world) = (Disk::new(), World::new(&vehicle(), OLD, KILOBYTES));
+    assert!(live(&world, &disk, FOREVER, activate));
+    let whole = started.get();
+    for part in 0..=24u32 {
+        let (disk, world) = (Disk::new(), World::new(&vehicle(), OLD, KILOBYTES));
+        live(&world, &disk, FOREVER, async |stand| {
+            let flasher = stand.proxy().await;
+            stand.end(flasher.stage(U, "adas", OLD, 1).await).await.unwrap();
+            let work = async { stand.end(flasher.activate(U, "adas", OLD, 1).await).await };
+            let _ = tokio::time::timeout(whole * part / 24, work).await;
+        });
+        let rolled_back = async |stand: Stand| {
+            stand.end(stand.proxy().await.roll_back(U, "adas", 1).await).await.unwrap();
+        };
+        assert!(live(&world, &disk, FOREVER, rolled_back));
+        let boot = world.ecu("adas").content().flash().boot().clone();
+        assert_eq!((boot.active, boot.trial), (0, None), "killed at {part}/24 of {whole:?}");
+        assert_eq!(world.version("adas").as_deref(), Some(OLD));
+    }
+}

@@ -192,6 +192,26 @@ async fn another_version_than_expected_is_refused_and_nothing_is_erased() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_consent_or_safety_the_ecu_is_only_read() {
+    use std::sync::atomic::Ordering::SeqCst;
+    let (stand, world) = start().await;
+    let flasher = stand.proxy().await;
+    let before = world.ecu("bcm").content().flash().digests();
+    stand.safety.consent.store(false, SeqCst);
+    let end = stand.end(flasher.activate(U, "bcm", OLD, 1).await).await;
+    assert_eq!(end, Err(OtaError::NoConsent("no answer".into())));
+    stand.safety.consent.store(true, SeqCst);
+    stand.safety.safe.store(false, SeqCst);
+    for path in [flasher.activate(U, "bcm", OLD, 2).await, flasher.activate(U, "tpms", OLD, 1).await] {
+        assert_eq!(stand.end(path).await, Err(OtaError::NotSafe("it drives".into())));
+    }
+    assert_eq!(world.ecu("bcm").content().flash().digests(), before);
+    assert_eq!(world.ecu("bcm").state(), "application");
+    // What runs the wanted software already needs no leave: there is nothing to do.
+    assert!(stand.end(flasher.roll_back(U, "bcm", 1).await).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_car_that_drives_may_be_staged_and_not_activated() {
     let (stand, world) = start().await;
     let flasher = stand.proxy().await;

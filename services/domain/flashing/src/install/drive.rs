@@ -45,18 +45,13 @@ impl Installation {
     /// Answers [`Act::Permit`].
     pub fn handle_permit(&mut self, granted: bool) {
         if !granted {
-            let failure = Failure::Denied { ecu: self.order.ecu.clone() };
-            self.state = if matches!(self.state, State::Gate) {
-                State::Ended(Box::new(Err(failure)))
-            } else {
-                self.fail(failure)
-            };
+            self.state = self.fail(Failure::Denied { ecu: self.order.ecu.clone() });
             return;
         }
         match (&self.state, &mut self.writer) {
             (State::Gate, _) => {
                 self.permitted = true;
-                self.begin();
+                self.state = self.next_step();
             }
             (State::Step(StepState::Write), Some(writer)) => {
                 self.erased = true;
@@ -136,8 +131,9 @@ impl Installation {
     pub(super) fn next_step(&mut self) -> State {
         self.at += 1;
         match self.step() {
+            Some(Step { kind: StepKind::Reset { .. }, .. }) if self.stays => self.next_step(),
             Some(step) => State::Step(StepState::start(Some(step))),
-            None => self.succeeded(false),
+            None => self.succeeded(self.stays),
         }
     }
 
@@ -362,14 +358,21 @@ impl Installation {
             }));
         }
         let runs_target = self.identity.runs(&self.order.target);
-        // What a cut try had reached already is success, whoever reached it.
-        if runs_target && self.order.job != Job::Commit {
-            return self.succeeded(true);
+        match self.order.job {
+            // What a cut try had reached already is success, whoever reached it.
+            Job::Install | Job::Activate if runs_target => return self.succeeded(true),
+            // The other bank may be chosen for the next start still: a cut between activating and the reset.
+            Job::RollBack if runs_target => {
+                self.stays = true;
+                return self.next_step();
+            }
+            _ => {}
         }
         if let Err(failure) = self.check_expected(runs_target) {
             return self.fail(failure);
         }
         match self.prepare_writer() {
+            Ok(()) if !self.permitted => State::Gate,
             Ok(()) => self.next_step(),
             Err(failure) => self.fail(failure),
         }

@@ -115,9 +115,10 @@ fn a_dual_bank_ecu_is_staged_activated_committed_and_rolled_back() {
     run(Job::Activate, "1.0", "2.0", &mut ecu).expect("activates");
     assert_eq!(ecu.version().as_deref(), Some("2.0"));
     assert!(run(Job::Activate, "1.0", "2.0", &mut ecu).expect("again").already);
-    run(Job::Commit, "1.0", "2.0", &mut ecu).expect("commits");
     run(Job::RollBack, "2.0", "1.0", &mut ecu).expect("rolls back");
     assert_eq!(ecu.version().as_deref(), Some("1.0"));
+    run(Job::Activate, "1.0", "2.0", &mut ecu).expect("activates again");
+    run(Job::Commit, "1.0", "2.0", &mut ecu).expect("commits");
     insta::assert_snapshot!("dual_bank_trace", ecu.log.join("\n"));
 }
 
@@ -148,13 +149,20 @@ fn another_ecu_than_expected_is_refused_before_anything_is_erased() {
 }
 
 #[test]
-fn without_leave_the_ecu_is_not_even_talked_to() {
+fn without_leave_the_ecu_is_only_read() {
     let mut ecu = FakeEcu::running("1.0", false);
     let (order, payload) = order(Job::Install, "1.0", "2.0");
     let mut machine = Installation::new(order, profile(false));
     let end = drive(&mut machine, &mut ecu, &payload, MANY, false);
     assert!(matches!(end, Some(Err(Failure::Denied { .. }))));
-    assert_eq!(ecu.requests, 0);
+    assert_eq!(ecu.log, ["10 03", "22 F1 91", "22 F1 88", "22 F1 89", "22 F1 8C", "10 01"]);
+}
+
+#[test]
+fn what_was_activated_and_not_started_yet_is_taken_back_without_a_reset() {
+    let mut ecu = FakeEcu::running("1.0", true);
+    run(Job::RollBack, "1.0", "1.0", &mut ecu).expect("rolls back");
+    assert!(ecu.log.contains(&"31 01 F0 12".to_owned()) && !ecu.log.contains(&"11 01".to_owned()), "{:?}", ecu.log);
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn senseless_values_and_steps_are_refused_with_their_reason() {
         (
             "{ step = \"identify\" }",
             "{ step = \"identify\", on = false }",
-            "install: has a write step, and an identify step before it",
+            "install: begins with its session and an identify step",
         ),
         (
             "{ step = \"verify\" }",

@@ -238,7 +238,9 @@ impl FakeEcu {
                 return Ok(u8::from(self.check_fails || crc32fast::hash(&bytes) != word(8)));
             }
             0xFF01 => {}
-            0xF010 | 0xF012 => (self.active, self.trial) = (1 - self.active, routine == 0xF010),
+            0xF010 => (self.active, self.trial) = (1 - self.active, true),
+            0xF012 if self.trial => (self.active, self.trial) = (1 - self.active, false),
+            0xF012 => {}
             0xF011 => self.trial = false,
             _ => return Err(Nrc::RequestOutOfRange),
         }
