@@ -137,7 +137,7 @@ const READING: &[(&str, &str)] = &[
 
 const HEADER: &str = "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN\" \
 \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">
-<!-- Made from dbus-interfaces/access.toml. Change the table, then run: cargo run -p pitstop-dbus --example write-policy -->
+<!-- Made from dbus-interfaces/access.toml. Change the table, then run the example write-policy of pitstop-dbus. -->
 <busconfig>
 ";
 
