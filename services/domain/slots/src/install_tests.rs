@@ -45,6 +45,8 @@ impl Tcu {
     fn new() -> Self {
         let pair = SlotPair::new(name("A"), name("B")).unwrap();
         let mut vars = BootVars::Grub(GrubVars::fresh(&name("A"), &pair));
+        // As a factory may leave it: both good.
+        vars.mark_good(&name("B")).unwrap();
         let booted = vars.boot().slot;
         let mut tcu = Self { record: SlotRecord::new(booted.clone()), vars, booted, b_is_new: false };
         assert!(tcu.start_service(&mut Power { left: 99 }));
@@ -148,6 +150,21 @@ fn an_update_goes_from_stage_to_commit() {
     for _ in 0..4 {
         tcu.reboot();
         assert_eq!(tcu.booted, name("B"));
+    }
+}
+
+#[test]
+fn a_bootable_slot_stays_the_one_that_starts_until_it_is_decided() {
+    let (mut tcu, mut power, u) = (Tcu::new(), Power { left: 99 }, update("u1"));
+    tcu.run(&mut power, |r| assert!(r.stage(u.clone(), name("B"), image(), &name("A")).unwrap()));
+    tcu.run(&mut power, |r| assert!(r.activate(&u).unwrap()));
+    tcu.reboot();
+    tcu.start_service(&mut power);
+    tcu.run(&mut power, |r| assert!(r.mark_good(&u).unwrap()));
+    for _ in 0..4 {
+        tcu.reboot();
+        tcu.start_service(&mut power);
+        assert_eq!((tcu.phase(), tcu.booted.as_str()), (Some(Phase::Bootable), "B"));
     }
 }
 
