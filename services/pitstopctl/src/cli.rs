@@ -64,9 +64,12 @@ pub enum Command {
         /// Entries shown
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
-        /// Recomputes the hash chain instead
-        #[arg(long, conflicts_with = "refusals")]
+        /// Fetches all entries and recomputes their hash chain here instead
+        #[arg(long, conflicts_with_all = ["refusals", "export"])]
         verify: bool,
+        /// Prints all entries as they are stored, oldest first, one JSON object per line: evidence to keep
+        #[arg(long, conflicts_with = "refusals")]
+        export: bool,
         /// Shows what was refused instead
         #[arg(long)]
         refusals: bool,

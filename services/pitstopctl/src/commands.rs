@@ -6,15 +6,19 @@ use pitstop_dbus::{
     VehicleStateProxy,
 };
 use pitstop_runtime::operation;
+use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedVariant};
 
 use crate::cli::{Cli, Command};
 use crate::error::CtlError;
 use crate::view::{self, Done, List, View};
-use crate::{prompts, time, watch};
+use crate::{evidence, prompts, time, watch};
 
 /// How long one answer may take. Reading the versions of all ECUs is the slowest: some seconds with one that does not answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the parts of a status may take that are not the manager's: a service that hangs must not hide the others.
+const SIDE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs a command; what it returns is to be printed.
 pub async fn run(cli: Cli) -> Result<String, CtlError> {
@@ -45,7 +49,11 @@ pub async fn run(cli: Cli) -> Result<String, CtlError> {
                 text: "Cancelling; see 'pitstopctl watch'.".to_owned(),
             })
         }
-        Command::History { limit, verify, refusals } => history(&bus, show, limit, verify, refusals).await,
+        Command::History { verify: true, .. } => {
+            show.view(&evidence::check(&evidence::fetch(&manager(&bus).await?).await?)?)
+        }
+        Command::History { export: true, .. } => Ok(evidence::fetch(&manager(&bus).await?).await?.join("\n")),
+        Command::History { limit, refusals, .. } => history(&bus, show, limit, refusals).await,
         Command::Signals { filter } => show.view(&List(signals(&bus, filter.as_deref()).await?)),
         Command::Conditions { conditions } => {
             let results =
@@ -87,14 +95,24 @@ async fn connect(address: Option<&str>) -> Result<Connection, CtlError> {
     builder.method_timeout(CALL_TIMEOUT).build().await.map_err(|cause| CtlError::NoBus { address: shown, cause })
 }
 
+/// Only the manager must answer: a picture with gaps helps more than none when something is broken.
 async fn status(bus: &Connection) -> Result<view::Status, CtlError> {
-    let (update, steps) = manager(bus).await?.get_status().await.map_err(CtlError::of_call("Manager"))?;
-    let link = BackendLinkProxy::new(bus).await.map_err(CtlError::of_read("BackendLink"))?;
-    // Only the manager must answer: a picture with gaps helps more than none when something is broken.
-    let backend = link.get_status().await.ok();
-    let inhibit = vehicle_state(bus).await?.inhibit().await.ok();
-    let open_prompts = prompts::open(bus).await.ok().map(|open| open.len());
+    let backend = async { BackendLinkProxy::new(bus).await.ok()?.get_status().await.ok() };
+    let inhibit = async { vehicle_state(bus).await.ok()?.inhibit().await.ok() };
+    let open_prompts = async { prompts::count(bus).await.ok() };
+    let (main, backend, inhibit, open_prompts) = tokio::join!(
+        async { manager(bus).await?.get_status().await.map_err(CtlError::of_call("Manager")) },
+        soon(backend),
+        soon(inhibit),
+        soon(open_prompts)
+    );
+    let (update, steps) = main?;
     Ok(view::Status { update, steps, backend, inhibit, open_prompts })
+}
+
+/// A gap where there is no answer in time.
+async fn soon<T>(answer: impl Future<Output = Option<T>>) -> Option<T> {
+    tokio::time::timeout(SIDE_TIMEOUT, answer).await.ok().flatten()
 }
 
 async fn check(bus: &Connection, show: Show, wait: bool) -> Result<String, CtlError> {
@@ -161,13 +179,8 @@ async fn answer(
     show.view(&Done { done, update, text })
 }
 
-async fn history(bus: &Connection, show: Show, limit: u32, verify: bool, refusals: bool) -> Result<String, CtlError> {
+async fn history(bus: &Connection, show: Show, limit: u32, refusals: bool) -> Result<String, CtlError> {
     let manager = manager(bus).await?;
-    if verify {
-        let (whole, entries, head) = manager.verify_history().await.map_err(CtlError::of_call("Manager"))?;
-        let chain = view::Chain { whole, entries, head };
-        return if whole { show.view(&chain) } else { Err(CtlError::BrokenHistory(entries)) };
-    }
     if refusals {
         return show.view(&List(manager.get_refusals(limit).await.map_err(CtlError::of_call("Manager"))?));
     }
@@ -241,5 +254,7 @@ async fn self_update(bus: &Connection) -> Result<SelfUpdateProxy<'static>, CtlEr
 }
 
 async fn vehicle_state(bus: &Connection) -> Result<VehicleStateProxy<'static>, CtlError> {
-    VehicleStateProxy::new(bus).await.map_err(CtlError::of_read("VehicleState"))
+    // One property is read once: a cache would cost more calls.
+    let builder = VehicleStateProxy::builder(bus).cache_properties(CacheProperties::No);
+    builder.build().await.map_err(CtlError::of_read("VehicleState"))
 }

@@ -6,6 +6,7 @@
 mod cli;
 mod commands;
 mod error;
+mod evidence;
 mod prompts;
 mod table;
 mod time;

@@ -15,6 +15,11 @@ pub async fn open(bus: &Connection) -> Result<Vec<view::Prompt>, CtlError> {
     Ok(find_prompts(bus).await?.into_iter().map(|(_, prompt)| prompt).collect())
 }
 
+/// How many prompts are open.
+pub async fn count(bus: &Connection) -> Result<usize, CtlError> {
+    Ok(prompts(bus).await?.list_prompts().await.map_err(CtlError::of_call(SERVICE))?.len())
+}
+
 async fn find_prompts(bus: &Connection) -> Result<Vec<(PromptProxy<'static>, view::Prompt)>, CtlError> {
     let list = prompts(bus).await?.list_prompts().await.map_err(CtlError::of_call(SERVICE))?;
     let mut found = Vec::new();
