@@ -210,3 +210,80 @@ fn a_plain_manifest_is_refused_even_when_signed() {
     let error = read_all(&path, &authority.keyring()).unwrap_err();
     assert!(matches!(error, BundleError::Manifest(ManifestError::Format(_))), "{error}");
 }
+
+#[test]
+fn a_revoked_signer_and_a_list_out_of_date_are_refused() {
+    use openssl::asn1::{Asn1Integer, Asn1Time};
+    use openssl::hash::MessageDigest;
+    use openssl::x509::extension::AuthorityKeyIdentifier;
+    use openssl::x509::{X509CrlBuilder, X509Extension, X509RevokedBuilder};
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bcm.raucb");
+    ecu_bundle(&authority, &path, 1000);
+    let crl = |revoked: Option<&Asn1Integer>, next: i64, issuer: &Authority| {
+        let mut builder = X509CrlBuilder::new().unwrap();
+        builder.set_issuer_name(issuer.ca.certificate.subject_name()).unwrap();
+        builder.set_last_update(&Asn1Time::from_unix(NOW - 100).unwrap()).unwrap();
+        builder.set_next_update(&Asn1Time::from_unix(next).unwrap()).unwrap();
+        if let Some(serial) = revoked {
+            let mut entry = X509RevokedBuilder::new().unwrap();
+            entry.set_serial_number(serial).unwrap();
+            entry.set_revocation_date(&Asn1Time::from_unix(NOW - 200).unwrap()).unwrap();
+            builder.add_revoked(entry.build()).unwrap();
+        }
+        let context = openssl::x509::X509::builder().unwrap();
+        let context = context.x509v3_context(Some(&issuer.ca.certificate), None);
+        builder.append_extension(AuthorityKeyIdentifier::new().keyid(true).build(&context).unwrap()).unwrap();
+        // CRL number 1, RFC 5280, 5.2.3.
+        let number = openssl::asn1::Asn1OctetString::new_from_bytes(&[2, 1, 1]).unwrap();
+        let oid = openssl::asn1::Asn1Object::from_str("2.5.29.20").unwrap();
+        builder.append_extension(X509Extension::new_from_der(&oid, false, &number).unwrap()).unwrap();
+        builder.sort().unwrap();
+        builder.sign(&issuer.ca.key, MessageDigest::sha256()).unwrap();
+        builder.build().unwrap().to_pem().unwrap()
+    };
+    let open = |crl: &[u8]| {
+        let keyring = authority.keyring().with_crls(crl).unwrap();
+        match BundleReader::open(File::open(&path).unwrap(), &keyring, NOW) {
+            Ok(_) => None,
+            Err(BundleError::Signature(error)) => Some(error),
+            Err(other) => panic!("{other}"),
+        }
+    };
+    let serial = authority.signer.certificate.serial_number().to_bn().unwrap().to_asn1_integer().unwrap();
+    assert!(open(&crl(None, NOW + 1000, &authority)).is_none());
+    assert!(
+        matches!(open(&crl(Some(&serial), NOW + 1000, &authority)), Some(SignatureError::Revoked(name)) if name == "Test signer")
+    );
+    assert!(matches!(open(&crl(Some(&serial), NOW - 1, &authority)), Some(SignatureError::Revoked(_))));
+    assert!(matches!(open(&crl(None, NOW - 1, &authority)), Some(SignatureError::NoCrl(_))));
+    // A list of the same name by another key says nothing.
+    assert!(matches!(open(&crl(None, NOW + 1000, &Authority::new())), Some(SignatureError::NoCrl(_))));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_payload_is_read_back_from_any_position(
+        len in proptest::prop_oneof![1usize..200, 4000usize..4200, 130_000usize..132_000, 260_000usize..400_000],
+        zeros in proptest::prelude::any::<bool>(),
+        positions in proptest::collection::vec(proptest::prelude::any::<proptest::sample::Index>(), 8),
+    ) {
+        let authority = Authority::new();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.raucb");
+        let content = if zeros { vec![0; len] } else { noise(len) };
+        Builder::ecu(&ecu(content.clone())).unwrap().write(&path, &authority.signer()).unwrap();
+        read_all(&path, &authority.keyring()).unwrap();
+        let reader = BundleReader::open(File::open(&path).unwrap(), &authority.keyring(), NOW).unwrap();
+        let mut file = reader.read_file("payload.bin").unwrap();
+        for position in positions {
+            let at = position.index(len);
+            file.seek(SeekFrom::Start(at as u64)).unwrap();
+            let mut part = vec![0; 100.min(len - at)];
+            file.read_exact(&mut part).unwrap();
+            assert_eq!(part, content[at..at + part.len()]);
+        }
+    }
+}
