@@ -127,6 +127,24 @@ impl Access {
     }
 }
 
+/// Makes root a member of `group` for the life of this process, if the group exists: the bus judges by the groups a process has, and
+/// root, who may take any, should not have to log in again after set-up. For everybody else nothing changes.
+pub fn join_group_as_root(group: &str) {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    if let (Ok(Some(group)), Ok(mut groups)) = (nix::unistd::Group::from_name(group), nix::unistd::getgroups())
+        && !groups.contains(&group.gid)
+    {
+        groups.push(group.gid);
+        // Without it the bus refuses by name, which is answer enough.
+        let _ = nix::unistd::setgroups(&groups);
+    }
+}
+
+/// The group that may do what pitstopctl does.
+pub const ADMIN_GROUP: &str = "pitstop-admin";
+
 /// What goes with any permission at a service.
 const READING: &[(&str, &str)] = &[
     ("org.freedesktop.DBus.Introspectable", "Introspect"),

@@ -23,6 +23,7 @@ use crate::error::CtlError;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.json;
+    pitstop_dbus::access::join_group_as_root(pitstop_dbus::access::ADMIN_GROUP);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => runtime.block_on(commands::run(cli)),

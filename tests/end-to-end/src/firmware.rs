@@ -185,7 +185,8 @@ fn rootfs(dir: &Path, version: &str, counter: u32) -> anyhow::Result<PathBuf> {
     let image = dir.join(format!("rootfs-{version}.ext4"));
     let _ = fs::remove_file(&image);
     let mut make = Command::new("mke2fs");
-    make.stdout(std::process::Stdio::null()).args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"])
+    make.stdout(std::process::Stdio::null())
+        .args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"])
         .arg(&tree)
         .arg(&image)
         .arg("8M");

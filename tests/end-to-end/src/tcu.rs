@@ -256,7 +256,10 @@ fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// Lets every user read what lies below a folder, whatever the umask was.
 fn open_to_all(path: &Path) -> anyhow::Result<()> {
-    let found = fs::metadata(path)?;
+    let found = fs::symlink_metadata(path)?;
+    if !found.is_dir() && !found.is_file() {
+        return Ok(());
+    }
     let executable = found.is_dir() || found.permissions().mode() & 0o100 != 0;
     fs::set_permissions(path, fs::Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
     if found.is_dir() {

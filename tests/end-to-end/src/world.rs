@@ -69,6 +69,7 @@ impl World {
         };
         // Whoever installed one before chose the same: it is the only one in the workspace.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        pitstop_dbus::access::join_group_as_root(pitstop_dbus::access::ADMIN_GROUP);
         let programs = Programs::find()?;
         let (dir, temporary) = folder(options)?;
         let logs = dir.join("log");
