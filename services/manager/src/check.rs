@@ -14,7 +14,7 @@ use crate::ports::Ports;
 use crate::tether::Tether;
 
 /// How often a service that is away is asked again within one check, and how long apart.
-const TRIES: u32 = 5;
+const TRIES: u32 = 10;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a check found.

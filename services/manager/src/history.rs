@@ -9,6 +9,9 @@ use pitstop_store::{ChainState, ChainedLog, Storage, StoreError};
 use pitstop_types::{CampaignId, Digest, EcuId, ReleaseCounter, SoftwareVersion, UnixSeconds, UpdateEnd, UpdateId};
 use serde::{Deserialize, Serialize};
 
+/// Refusals that are kept. Enough for a vehicle's life; a backend that has one refused every minute must not fill the disk.
+const MAX_REFUSALS: usize = 4096;
+
 /// One ended update, as evidence (UN R156 7.1.1.3, 7.1.2.3): what was ordered, what was agreed to, what came of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -123,7 +126,12 @@ impl History {
 
     /// Adds a refusal of a decision as a whole; `false` if the newest one says the same already.
     pub fn refuse(&self, refusal: &Refusal) -> Result<bool, StoreError> {
-        let newest = self.refusals.entries::<Refusal>()?.pop();
+        let mut known = self.refusals.entries::<Refusal>()?;
+        if known.len() >= MAX_REFUSALS {
+            log::error!("the log of refusals is full; this one is in the journal only");
+            return Ok(true);
+        }
+        let newest = known.pop();
         let same =
             |old: &Refusal| old.error == refusal.error && old.text == refusal.text && old.update == refusal.update;
         if newest.is_some_and(|entry| same(&entry.data)) {
@@ -171,9 +179,11 @@ impl History {
         Ok(self.updates.stored_lines()?.into_iter().skip(first).take(limit).collect())
     }
 
-    /// Recomputes the hashes of the ended updates' log.
+    /// Recomputes the hashes of both logs. Counted are ended updates.
     pub fn verify(&self) -> Result<ChainState, StoreError> {
-        self.updates.verify()
+        let updates = self.updates.verify()?;
+        let refusals = self.refusals.verify()?;
+        Ok(ChainState { whole: updates.whole && refusals.whole, ..updates })
     }
 }
 

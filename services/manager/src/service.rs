@@ -6,25 +6,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pitstop_dbus::{HistoryEntry, OtaError, RefusalEntry, StepStatus, UpdateStatus};
-use pitstop_lifecycle::{
-    Boot, Direction, Duty, Effect, Event, Phase, Record, Refused, effects, next_timer, timer_event,
-};
+use pitstop_lifecycle::{Boot, Duty, Effect, Event, Phase, Record, Refused, effects, next_timer, timer_event};
 use pitstop_store::{Document, Storage, StoreError};
-use pitstop_types::{EcuId, SlotName, UnixSeconds, UpdateEnd, UpdateId};
+use pitstop_types::{EcuId, UnixSeconds, UpdateEnd, UpdateId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::bus::Shown;
-use crate::check::{Found, check, is_refusal};
+use crate::check::Found;
 use crate::config::Settings;
 use crate::effects::{Outcome, Performer};
-use crate::history::{History, Refusal};
+use crate::history::History;
 use crate::ports::Ports;
 use crate::report;
 use crate::reporter::Reporter;
 use crate::status::{Board, is_over};
 use crate::tether::{Live, Tether};
+
+mod checks;
+mod waking;
+
+use waking::load_record;
 
 /// The envelope's format. The record has its own number inside, so that an older release can read a newer record.
 const ENVELOPE: u32 = 1;
@@ -369,157 +372,6 @@ impl Service {
             });
         }
         Ok(())
-    }
-
-    /// The first act of every life with an update under way: which slot runs?
-    fn look_what_runs(&mut self) {
-        let slots = self.ports.slots.clone();
-        let at = self.now();
-        self.tasks.spawn(async move {
-            loop {
-                match slots.slots().await {
-                    Ok(found) => {
-                        let booted = found.into_iter().find(|slot| slot.booted);
-                        if let Some(slot) = booted.and_then(|slot| SlotName::new(slot.name).ok()) {
-                            return Home::Boot(Boot { slot, boot_id: slots.boot_id().await, at });
-                        }
-                        log::error!("self-update does not say which slot runs");
-                    }
-                    Err(error) => log::debug!("which slot runs? {}", error.text()),
-                }
-                tokio::time::sleep(RESPITE).await;
-            }
-        });
-    }
-
-    fn learn_buses(&mut self) {
-        let flasher = self.ports.flasher.clone();
-        self.tasks.spawn(async move {
-            loop {
-                if let Ok(ecus) = flasher.list().await {
-                    return Home::Buses(ecus.into_iter().map(|ecu| (ecu.ecu, ecu.bus)).collect());
-                }
-                tokio::time::sleep(LONGEST_SLEEP).await;
-            }
-        });
-    }
-
-    fn begin_check(&mut self, reply: Option<oneshot::Sender<Result<Option<UpdateId>, OtaError>>>) {
-        self.next_check = Instant::now() + self.settings.poll_interval;
-        let running = self.record.as_ref().filter(|record| !is_over(record));
-        // Once something has changed, the update that changes it goes first.
-        if let Some(record) = running.filter(|record| record.direction != Direction::Prepare) {
-            if let Some(reply) = reply {
-                let _ = reply.send(Ok(Some(record.decision.update.clone())));
-            }
-            return;
-        }
-        self.waiting.extend(reply);
-        if self.checking {
-            return;
-        }
-        let mut known = match self.history.ended() {
-            Ok(known) => known,
-            Err(error) => return self.answer_check(&Err(storage_error(error))),
-        };
-        known.extend(running.map(|record| record.decision.update.clone()));
-        self.checking = true;
-        let (ports, settings) = (self.ports.clone(), self.settings.clone());
-        let tether = Tether::new(None, self.live.0.clone(), self.alive.subscribe());
-        self.tasks.spawn(async move { Home::Check(check(&ports, &settings, &known, &tether).await) });
-    }
-
-    fn answer_check(&mut self, answer: &Result<Option<UpdateId>, OtaError>) {
-        self.checking = false;
-        for reply in self.waiting.drain(..) {
-            let _ = reply.send(answer.clone());
-        }
-    }
-
-    fn end_check(&mut self, found: Result<Found, OtaError>) -> Result<(), StoreError> {
-        let active =
-            self.record.as_ref().filter(|record| !is_over(record)).map(|record| record.decision.update.clone());
-        let answer = match found {
-            Ok(Found::Known(update)) => Ok(Some(update).filter(|update| active.as_ref() == Some(update))),
-            Ok(Found::Nothing) => {
-                // The Director's signed word that nothing is wanted takes back what has not begun.
-                if active.is_some() {
-                    let _ = self.tell(&Event::Cancelled { origin: "the backend".to_owned() })?;
-                }
-                Ok(None)
-            }
-            Ok(Found::Update(decision, plan)) => {
-                let update = decision.update.clone();
-                match (active, plan) {
-                    // Superseded first; once that has ended, the next check brings this one.
-                    (Some(_), _) => {
-                        let _ = self.tell(&Event::Superseded { by: update.clone() })?;
-                    }
-                    (None, Ok(plan)) => {
-                        log::info!(update = update.as_str(); "plan of {update}:\n{plan}");
-                        self.begin(Record::new(*decision, plan, self.now()))?;
-                    }
-                    (None, Err(reason)) => self.begin(Record::refused(*decision, reason, self.now()))?,
-                }
-                Ok(Some(update))
-            }
-            Err(error) if is_refusal(&error) => {
-                self.refuse(&error)?;
-                Err(error)
-            }
-            Err(error) => {
-                log::info!("no check: {}: {}", error.short_name(), error.text());
-                Err(error)
-            }
-        };
-        self.answer_check(&answer);
-        Ok(())
-    }
-
-    /// A refused decision: nothing is touched; it is logged in the chain and reported.
-    fn refuse(&mut self, error: &OtaError) -> Result<(), StoreError> {
-        let at = self.now();
-        log::warn!(error = error.short_name(); "refused: {}: {}", error.short_name(), error.text());
-        let refusal = Refusal { at, update: String::new(), error: error.short_name().to_owned(), text: error.text() };
-        if self.history.refuse(&refusal)? {
-            self.reporter.tell(report::refusal(error, at));
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self, record: Record) -> Result<(), StoreError> {
-        self.document.store(&record)?;
-        self.record = Some(record);
-        self.compared = false;
-        let Some(record) = &self.record else { return Ok(()) };
-        let update = record.decision.update.to_string();
-        log::info!(update = update.as_str(), phase = record.phase.as_str(); "update {update}: begins in {}", record.phase);
-        let phase = record.phase.to_string();
-        self.reporter.tell(report::transition(record, record.since));
-        let _ = self.news.send(News::Transition { update, phase, end: String::new() });
-        self.look_what_runs();
-        Ok(())
-    }
-}
-
-/// The stored record. One that is damaged is put aside and said to be lost: the next manifest shows what runs.
-fn load_record(document: &Document<Record>, storage: &Arc<dyn Storage>) -> Result<Option<Record>, StoreError> {
-    match document.load() {
-        Ok(Some(record)) if !record.readable() => Err(StoreError::Format {
-            name: "record".to_owned(),
-            found: record.readable_from,
-            known: pitstop_lifecycle::FORMAT,
-        }),
-        Ok(record) => Ok(record),
-        Err(error @ StoreError::Damaged { .. }) => {
-            log::error!("{error}; kept as record.damaged");
-            if let Some(bytes) = storage.read("record")? {
-                storage.replace("record.damaged", &bytes)?;
-            }
-            storage.remove("record")?;
-            Ok(None)
-        }
-        Err(error) => Err(error),
     }
 }
 

@@ -37,6 +37,7 @@ pub struct Scene {
     pub asked: u32,
     /// Seconds that an activation takes.
     pub slow_secs: u64,
+    pub slow_verify_secs: u64,
     pub acknowledged: u32,
 }
 
@@ -294,6 +295,8 @@ impl Content for Stage {
     }
     async fn verify(&self, _tether: &Tether) -> Result<Option<UpdateId>, OtaError> {
         self.away()?;
+        let slow = self.scene().slow_verify_secs;
+        tokio::time::sleep(Duration::from_secs(slow)).await;
         if let Some(error) = self.scene().verify.clone() {
             return Err(error);
         }

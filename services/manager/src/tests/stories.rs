@@ -327,6 +327,26 @@ fn an_update_that_is_no_longer_wanted_is_dropped_before_it_begins() {
 }
 
 #[test]
+fn a_check_that_ends_after_the_first_change_takes_nothing_back() {
+    let mut vehicle = Vehicle::new(World::new(&ALL));
+    vehicle.scene().slow_secs = 20;
+    vehicle.scene().blocked = vec!["parked".into()];
+    vehicle.live(|caller| async move {
+        caller.check().await.unwrap();
+        caller.until("awaiting-conditions").await;
+        {
+            let mut scene = caller.stage.scene();
+            scene.nothing_wanted = true;
+            scene.slow_verify_secs = 30;
+            scene.blocked.clear();
+        }
+        assert_eq!(caller.check().await, Ok(Some(UpdateId::new("u-1").unwrap())));
+        assert_eq!(caller.status().await.0.phase, "activating");
+    });
+    assert_eq!(vehicle.run(), Ok(UpdateEnd::AllNew));
+}
+
+#[test]
 fn nobody_has_to_ask_for_a_check() {
     let mut vehicle = Vehicle::new(World::new(&["adas"]));
     vehicle.live(|caller| async move { caller.until("ended").await });

@@ -3,9 +3,12 @@
 //! before and after every durable write.
 
 mod drive;
+mod judge;
 mod slots;
+mod vehicle;
 mod world;
 
 pub use drive::{Outcome, live_on, run};
 pub use slots::SimSlots;
-pub use world::{Careless, Faults, Power, SimEcu, Stop, World, decision, facts, software};
+pub use vehicle::{decision, facts, software};
+pub use world::{Careless, Faults, Power, SimEcu, Stop, World};

@@ -1,13 +1,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pitstop_types::{
-    CampaignId, Decision, Digest, EcuDecision, EcuId, EcuReport, HardwareId, PromptFacts, ReleaseCounter, SlotName,
-    SoftwareRef, SoftwareVersion, UnixSeconds, UpdateEnd, UpdateId, UserChoice, Vin,
+    Decision, Digest, EcuId, EcuReport, HardwareId, SlotName, SoftwareVersion, UnixSeconds, UpdateEnd, UpdateId,
+    UserChoice,
 };
 
-use super::SimSlots;
-use crate::plan::{EcuFacts, TcuFacts};
-use crate::{Answer, Boot, Duty, Effect, Event, Failure, Phase, Record, Role, VehicleFacts};
+use super::{SimSlots, decision};
+use crate::{Answer, Boot, Duty, Effect, Event, Failure, Phase, Record, Role};
 
 /// Why a life of the TCU ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,74 +114,6 @@ pub struct World {
     pub violations: Vec<String>,
     /// Set when a record past the point of no return was stored.
     pub commit_begun: bool,
-}
-
-/// Old and new software of an ECU of the demonstration.
-pub fn software(ecu: &str, version: &str) -> SoftwareRef {
-    SoftwareRef {
-        name: format!("{ecu}-{version}.raucb"),
-        length: 120_000,
-        sha256: Digest::of(format!("{ecu} {version}").as_bytes()),
-        sha512: None,
-        version: SoftwareVersion::new(version).expect("a version"),
-        hardware: HardwareId::new(format!("{ecu}-a1")).expect("a hardware id"),
-        counter: ReleaseCounter(1),
-        manifest_hash: Digest::of(b"manifest"),
-    }
-}
-
-/// A decision that takes `ecus` from 1.0 to 2.0.
-pub fn decision(ecus: &[&str]) -> Decision {
-    let part = |ecu: &&str| EcuDecision {
-        ecu: EcuId::new(*ecu).expect("an ECU id"),
-        target: software(ecu, "2.0"),
-        fallback: Some(software(ecu, "1.0")),
-    };
-    Decision {
-        vin: Vin::new("WP0ZZZ99ZTS392124").expect("a VIN"),
-        update: UpdateId::new("u-1").expect("an update id"),
-        campaign: CampaignId::new("c-1").expect("a campaign id"),
-        install_by: 2_000_000,
-        facts: PromptFacts {
-            purpose: "Better brakes".into(),
-            changes: "Brakes".into(),
-            expected_secs: 600,
-            unavailable: "Driving".into(),
-            instructions: "Park".into(),
-        },
-        conditions: vec![],
-        director_targets_version: 1,
-        image_targets_version: 1,
-        ecus: ecus.iter().map(part).collect(),
-    }
-}
-
-/// The vehicle of the demonstration: `tcu`, `gateway`, `bcm`, `adas`, `tpms`.
-pub fn facts() -> VehicleFacts {
-    let ecu = |id: &str, dual_bank, via: Option<&str>| EcuFacts {
-        ecu: EcuId::new(id).expect("an ECU id"),
-        hardware: HardwareId::new(format!("{id}-a1")).expect("a hardware id"),
-        dual_bank,
-        via: via.map(|gate| EcuId::new(gate).expect("an ECU id")),
-        answers: true,
-        version: Some(SoftwareVersion::new("1.0").expect("a version")),
-        bytes_per_sec: 30_000,
-        trial_limit_secs: None,
-    };
-    VehicleFacts {
-        ecus: vec![
-            ecu("gateway", true, None),
-            ecu("bcm", false, None),
-            ecu("adas", true, None),
-            ecu("tpms", false, Some("gateway")),
-        ],
-        tcu: Some(TcuFacts {
-            hardware: HardwareId::new("tcu-a1").expect("a hardware id"),
-            booted: SlotName::new("A").expect("a slot"),
-            other: SlotName::new("B").expect("a slot"),
-            version: Some(SoftwareVersion::new("1.0").expect("a version")),
-        }),
-    }
 }
 
 impl World {
@@ -466,47 +397,6 @@ impl World {
         if !self.admitted.contains(&(ecu.clone(), role)) {
             self.violations.push(format!("{ecu} is written from a bundle that is not admitted"));
         }
-    }
-
-    /// Whether the vehicle is what `end` says: nothing may be a mixture called success, nothing may be left over.
-    pub fn check(&self, end: Option<UpdateEnd>) -> Result<(), String> {
-        if let Some(violation) = self.violations.first() {
-            return Err(violation.clone());
-        }
-        let wanted = match end {
-            Some(UpdateEnd::AllNew) => "2.0",
-            Some(UpdateEnd::NeedsWorkshop) => return Ok(()),
-            Some(_) => "1.0",
-            None => return Err("the update has no end".into()),
-        };
-        for part in &self.decision.ecus {
-            let runs =
-                self.versions().into_iter().find(|report| report.ecu == part.ecu).and_then(|report| report.version);
-            if runs.as_ref().map(SoftwareVersion::as_str) != Some(wanted) {
-                return Err(format!("{} runs {runs:?}, the end is {end:?}", part.ecu));
-            }
-            if let Some(SimEcu::Dual { trial: true, .. }) = self.ecus.get(&part.ecu) {
-                return Err(format!("{} is still on trial", part.ecu));
-            }
-        }
-        let mut later = self.slots.clone();
-        later.boot(&self.faults.crashing);
-        if later.booted != self.slots.booted {
-            return Err("the next start would choose the other slot".into());
-        }
-        if self.inhibit {
-            return Err("the drive inhibit is still on".into());
-        }
-        if self.history.len() != 1 || self.notices.len() != 1 {
-            return Err(format!("{} history entries, {} notices", self.history.len(), self.notices.len()));
-        }
-        if self.reports.is_empty() || self.reports.iter().any(|report| Some(*report) != end) {
-            return Err(format!("reported {:?}", self.reports));
-        }
-        if end == Some(UpdateEnd::AllNew) && !self.floors {
-            return Err("floors are not raised".into());
-        }
-        Ok(())
     }
 }
 

@@ -1,0 +1,68 @@
+//! The beginning of a life: what is stored, and what runs.
+
+use std::sync::Arc;
+
+use pitstop_lifecycle::{Boot, Record};
+use pitstop_store::{Document, Storage, StoreError};
+use pitstop_types::SlotName;
+
+use super::{Home, LONGEST_SLEEP, RESPITE, Service};
+
+impl Service {
+    /// The first act of every life with an update under way: which slot runs?
+    pub(super) fn look_what_runs(&mut self) {
+        let slots = self.ports.slots.clone();
+        let at = self.now();
+        self.tasks.spawn(async move {
+            loop {
+                match slots.slots().await {
+                    Ok(found) => {
+                        let booted = found.into_iter().find(|slot| slot.booted);
+                        if let Some(slot) = booted.and_then(|slot| SlotName::new(slot.name).ok()) {
+                            return Home::Boot(Boot { slot, boot_id: slots.boot_id().await, at });
+                        }
+                        log::error!("self-update does not say which slot runs");
+                    }
+                    Err(error) => log::debug!("which slot runs? {}", error.text()),
+                }
+                tokio::time::sleep(RESPITE).await;
+            }
+        });
+    }
+
+    pub(super) fn learn_buses(&mut self) {
+        let flasher = self.ports.flasher.clone();
+        self.tasks.spawn(async move {
+            loop {
+                if let Ok(ecus) = flasher.list().await {
+                    return Home::Buses(ecus.into_iter().map(|ecu| (ecu.ecu, ecu.bus)).collect());
+                }
+                tokio::time::sleep(LONGEST_SLEEP).await;
+            }
+        });
+    }
+}
+
+/// The stored record. One that is damaged is put aside and said to be lost: the next manifest shows what runs.
+pub(super) fn load_record(
+    document: &Document<Record>,
+    storage: &Arc<dyn Storage>,
+) -> Result<Option<Record>, StoreError> {
+    match document.load() {
+        Ok(Some(record)) if !record.readable() => Err(StoreError::Format {
+            name: "record".to_owned(),
+            found: record.readable_from,
+            known: pitstop_lifecycle::FORMAT,
+        }),
+        Ok(record) => Ok(record),
+        Err(error @ StoreError::Damaged { .. }) => {
+            log::error!("{error}; kept as record.damaged");
+            if let Some(bytes) = storage.read("record")? {
+                storage.replace("record.damaged", &bytes)?;
+            }
+            storage.remove("record")?;
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
