@@ -51,43 +51,20 @@ impl Job<'_> {
         profile: Arc<Profile>,
         link: &mut dyn EcuLink,
         lane: &mut Lane,
-        mut software: Option<Software>,
+        software: Option<Software>,
     ) -> Result<Success, OtaError> {
-        let origin = Instant::now();
         let mut machine = Installation::new(order, profile);
-        let mut reason = None;
+        let mut run = Run { job: self, link, software, origin: Instant::now(), reason: None };
         let mut phase = None;
         loop {
             self.follow(&machine, &mut phase).await;
             if self.watcher.is_cancelled() {
                 machine.cancel();
             }
-            self.share_bus(&machine, lane, link).await;
+            self.share_bus(&machine, lane, run.link).await;
             match machine.poll_act() {
-                Act::Permit(gate) => {
-                    let permit = self.permit(gate).await;
-                    machine.handle_permit(permit.is_ok());
-                    reason = permit.err().or(reason);
-                }
-                Act::Send { request, addressing, quiet, limits } => {
-                    let outcome = link.ask(&request, addressing, quiet, limits).await;
-                    log::trace!("{}: {request:02x?} -> {outcome:02x?}", self.ecu);
-                    machine.handle_outcome(origin.elapsed(), outcome);
-                }
-                Act::Payload { offset, length } => match read(&mut software, offset, length).await {
-                    Ok(bytes) => machine.handle_payload(Some(bytes)),
-                    Err(error) => {
-                        reason = Some(error);
-                        machine.handle_payload(None);
-                    }
-                },
-                Act::Key { plugin, level, seed } => machine.handle_key(self.keys.key(self.ecu, &plugin, level, &seed)),
-                Act::Reopen => machine.handle_reopened(origin.elapsed(), link.reopen().await),
-                Act::Wait(time) => {
-                    link.idle(time).await;
-                    machine.handle_timeout();
-                }
-                Act::End(end) => return self.end(end, reason),
+                Act::End(end) => return self.end(end, run.reason),
+                act => run.carry_out(&mut machine, act).await,
             }
         }
     }
@@ -146,10 +123,55 @@ impl Job<'_> {
     }
 }
 
-async fn read(software: &mut Option<Software>, offset: u64, length: u32) -> Result<Vec<u8>, OtaError> {
-    match software {
-        Some(software) => software.payload.read(offset, length).await,
-        None => Err(OtaError::Internal("a payload was asked for that the job does not have".to_owned())),
+/// What a run of the machine works with.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    link: &'a mut dyn EcuLink,
+    software: Option<Software>,
+    origin: Instant,
+    /// Why the gate stayed shut or the payload was not read: the machine only knows that.
+    reason: Option<OtaError>,
+}
+
+impl Run<'_> {
+    async fn carry_out(&mut self, machine: &mut Installation, act: Act) {
+        match act {
+            Act::Permit(gate) => {
+                let permit = self.job.permit(gate).await;
+                machine.handle_permit(permit.is_ok());
+                self.reason = permit.err().or(self.reason.take());
+            }
+            Act::Send { request, addressing, quiet, limits } => {
+                let outcome = self.link.ask(&request, addressing, quiet, limits).await;
+                machine.handle_outcome(self.origin.elapsed(), outcome);
+            }
+            Act::Payload { offset, length } => match self.read(offset, length).await {
+                Ok(bytes) => machine.handle_payload(Some(bytes)),
+                Err(error) => {
+                    self.reason = Some(error);
+                    machine.handle_payload(None);
+                }
+            },
+            Act::Key { plugin, level, seed } => {
+                machine.handle_key(self.job.keys.key(self.job.ecu, &plugin, level, &seed));
+            }
+            Act::Reopen => {
+                let reopened = self.link.reopen().await;
+                machine.handle_reopened(self.origin.elapsed(), reopened);
+            }
+            Act::Wait(time) => {
+                self.link.idle(time).await;
+                machine.handle_timeout();
+            }
+            Act::End(_) => {}
+        }
+    }
+
+    async fn read(&mut self, offset: u64, length: u32) -> Result<Vec<u8>, OtaError> {
+        match &mut self.software {
+            Some(software) => software.payload.read(offset, length).await,
+            None => Err(OtaError::Internal("a payload was asked for that the job does not have".to_owned())),
+        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod drive;
 mod failure;
+mod judge;
 mod react;
 mod write;
 

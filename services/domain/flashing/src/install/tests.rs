@@ -238,7 +238,10 @@ fn killed_at_any_act_and_started_again_it_ends_well() {
             // What a start would take for valid is whole, at every instant.
             if let Some(version) = ecu.version() {
                 let (description, payload) = software(&version, 3000);
-                assert!(ecu.holds(ecu.active, &description, &payload), "half of {version} vouched for after {acts} acts");
+                assert!(
+                    ecu.holds(ecu.active, &description, &payload),
+                    "half of {version} vouched for after {acts} acts"
+                );
             }
             let mut second = Installation::new(Order { resumed: true, ..order }, profile(dual));
             let end = drive(&mut second, &mut ecu, &payload, MANY, true).unwrap();
