@@ -56,6 +56,8 @@ pub struct Content {
     silent: bool,
     restart_wanted: bool,
     job: Option<Job>,
+    /// A block is taken into memory and written while the next one comes; until then the flash is busy.
+    flash_busy_until: Monotonic,
     now: Monotonic,
 }
 
@@ -82,6 +84,7 @@ impl Content {
             silent: false,
             restart_wanted: false,
             job: None,
+            flash_busy_until: Monotonic::ZERO,
             now: Monotonic::ZERO,
         };
         content.start();
@@ -130,6 +133,7 @@ impl Content {
     /// What the boot loader does at power-on or reset: choose a bank, count a trial's starts, or stay in the loader.
     pub fn start(&mut self) {
         self.job = None;
+        self.flash_busy_until = Monotonic::ZERO;
         self.silent = false;
         self.restart_wanted = false;
         let boot = self.flash.boot().clone();
@@ -170,6 +174,15 @@ impl Content {
 
     fn later(&mut self, ms: f64, result: Result<Vec<u8>, Nrc>) {
         self.job = Some(Job { due: self.now + self.scaled(ms), result });
+    }
+
+    /// Done at `free`, which may be now.
+    fn when_flash_is_free(&mut self, free: Monotonic, answer: Vec<u8>) -> Reply<Vec<u8>> {
+        if free <= self.now {
+            return Reply::Done(answer);
+        }
+        self.job = Some(Job { due: free, result: Ok(answer) });
+        Reply::Later
     }
 
     fn scaled(&self, ms: f64) -> Duration {
@@ -459,14 +472,23 @@ impl EcuContent for Content {
 
     fn write_block(&mut self, download: &Download, offset: u64, data: &[u8]) -> Reply<()> {
         let written = self.flash.write(self.target(), download.memory.address + offset, data);
-        let result = written.map(|()| Vec::new()).map_err(|error| {
+        if let Err(error) = written {
             if let FlashError::Io(error) = &error {
                 log::error!("{}: {error}", self.spec.id);
             }
-            Nrc::GeneralProgrammingFailure
-        });
-        self.later(data.len() as f64 / 1024.0 * self.spec.memory.write_ms_per_kib, result);
-        Reply::Later
+            return Reply::Refused(Nrc::GeneralProgrammingFailure);
+        }
+        // Two buffers: this block is answered as soon as the one before is written.
+        let starts = self.flash_busy_until.max(self.now);
+        self.flash_busy_until = starts + self.scaled(data.len() as f64 / 1024.0 * self.spec.memory.write_ms_per_kib);
+        match self.when_flash_is_free(starts, Vec::new()) {
+            Reply::Later => Reply::Later,
+            _ => Reply::Done(()),
+        }
+    }
+
+    fn close_download(&mut self, _: &Download, _: &[u8]) -> Reply<Vec<u8>> {
+        self.when_flash_is_free(self.flash_busy_until, Vec::new())
     }
 
     fn seed(&mut self, level: u8, data: &[u8]) -> Result<Vec<u8>, Nrc> {

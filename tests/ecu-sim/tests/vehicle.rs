@@ -177,7 +177,7 @@ async fn an_unknown_bus_and_an_fd_channel_on_a_classic_bus_are_refused() {
 async fn memory_is_written_over_every_transport() {
     let world = World::start(50.0).await;
     let before = world.control(json!({ "command": "digests" })).await;
-    let data: Vec<u8> = (0..20_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let data: Vec<u8> = (0..20_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     for mut client in [
         world.can("can0", CAN0, false).await,
         world.can("can1", CAN1, true).await,

@@ -234,3 +234,15 @@ fn a_tester_gives_up_when_nobody_activates_or_acknowledges() {
     tester.handle_timeout(2001 * MS);
     assert_eq!(tester.poll_event(), Some(TesterEvent::Failed(TesterError::NoAck)));
 }
+
+#[test]
+fn a_tester_takes_only_full_activation_for_one() {
+    let answer = |code| Message::RoutingActivationResponse { tester: TESTER, entity: GATEWAY, code, oem: None };
+    let mut tester = Tester::new(Duration::ZERO, TesterSettings::new(TESTER));
+    tester.handle_input(&frame(answer(ActivationCode::ActivatedAfterConfirmation)));
+    assert_eq!(tester.poll_event(), None, "somebody in the vehicle has to confirm first");
+    assert_eq!(tester.send(MS, GATEWAY, &[0x3E, 0]), Err(SendRefused::NotActive));
+    tester.handle_input(&frame(answer(ActivationCode::SourceActiveElsewhere)));
+    let refused = TesterError::ActivationRefused(ActivationCode::SourceActiveElsewhere);
+    assert_eq!(tester.poll_event(), Some(TesterEvent::Failed(refused)));
+}
