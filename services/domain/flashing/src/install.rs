@@ -227,6 +227,9 @@ impl Installation {
         if let (State::Step(StepState::Write), Some(writer)) = (&self.state, &self.writer) {
             return writer.phase();
         }
+        if matches!(self.state, State::Leave(_) | State::Ended(_)) {
+            return Phase::Verifying;
+        }
         let written = self.writer.as_ref().is_some_and(Writer::is_done);
         match self.step().map(|step| &step.kind) {
             Some(StepKind::Verify) => Phase::Verifying,
