@@ -9,6 +9,7 @@ mod bus;
 mod check;
 mod config;
 mod effects;
+mod hints;
 mod history;
 mod pace;
 pub mod ports;

@@ -1,16 +1,14 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use futures_util::StreamExt as _;
-use pitstop_dbus::BackendLinkProxy;
 use pitstop_runtime::{Args, Context, Operations};
-use tokio::sync::{mpsc, oneshot, watch};
-use zbus::Connection;
+use tokio::sync::{mpsc, watch};
 
 use crate::adapters;
 use crate::bus::{ManagerObject, announce};
 use crate::config::{Input, Settings};
-use crate::service::{Command, Service};
+use crate::hints::hear_hints;
+use crate::service::Service;
 
 /// Runs the service to its end.
 pub fn main(args: Args) -> ExitCode {
@@ -37,24 +35,5 @@ async fn start(context: Context) -> anyhow::Result<()> {
     tokio::select! {
         ended = service.run(received) => Ok(ended.context("the update's record cannot be stored")?),
         () = context.until_shutdown() => Ok(()),
-    }
-}
-
-/// A hint carries no authority: it only says that asking may be worth it.
-async fn hear_hints(bus: Connection, commands: mpsc::Sender<Command>) {
-    let hints = async {
-        let link = BackendLinkProxy::builder(&bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-        link.receive_hint().await
-    };
-    match hints.await {
-        Ok(mut hints) => {
-            while hints.next().await.is_some() {
-                let (reply, _) = oneshot::channel();
-                if commands.send(Command::Check(reply)).await.is_err() {
-                    return;
-                }
-            }
-        }
-        Err(error) => log::error!("hints are not heard: {error}"),
     }
 }

@@ -1,6 +1,7 @@
 mod contract;
 mod cuts;
 mod fakes;
+mod hints;
 mod lives;
 mod records;
 mod stories;
