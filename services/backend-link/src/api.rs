@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use pitstop_dbus::OtaError;
-use pitstop_types::Digest;
+use pitstop_types::{Digest, UpdateId};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::device::Contact;
+use crate::device::Network;
 
 /// To reach the backend's machine at all; a vehicle's network may need some retransmissions.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -26,7 +26,7 @@ const MAX_REASON: usize = 400;
 pub struct Api {
     client: Client,
     base: String,
-    contact: Contact,
+    network: Network,
 }
 
 /// Why a call gave nothing.
@@ -126,20 +126,20 @@ struct ErrorDetail {
 
 impl Api {
     /// Calls below `base` (`https://host:port`), each done within `timeout`.
-    pub fn new(base: &str, tls: ClientConfig, timeout: Duration, contact: Contact) -> Result<Self, ApiError> {
+    pub fn new(base: &str, tls: ClientConfig, timeout: Duration, network: Network) -> Result<Self, ApiError> {
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .http1_only()
             .https_only(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
             .timeout(timeout)
             .pool_max_idle_per_host(2)
             .user_agent(concat!("pitstop/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| ApiError::Network(e.to_string()))?;
-        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), contact })
+        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), network })
     }
 
     /// `POST /v1/provision` at the public listener.
@@ -150,16 +150,14 @@ impl Api {
     /// One metadata file of `repository` (`director` or `image`), of at most `limit` bytes.
     pub async fn metadata(&self, repository: &str, file: &str, limit: u64) -> Result<Vec<u8>, ApiError> {
         let request = self.request(Method::GET, &format!("/v1/device/metadata/{repository}/{file}"));
-        let response = self.send(request, &format!("{repository} metadata {file}")).await?;
-        body(response, limit.min(MAX_METADATA)).await
+        self.call(request, &format!("{repository} metadata {file}"), limit.min(MAX_METADATA)).await
     }
 
     /// Sends a signed vehicle version manifest.
     pub async fn manifest(&self, manifest: Vec<u8>) -> Result<(), ApiError> {
         let request =
             self.request(Method::PUT, "/v1/device/manifest").header("content-type", "application/json").body(manifest);
-        let response = self.send(request, "such service").await?;
-        body(response, MAX_ANSWER).await.map(drop)
+        self.call(request, "such service", MAX_ANSWER).await.map(drop)
     }
 
     /// A link to the bundle with this hash.
@@ -180,35 +178,52 @@ impl Api {
         self.json(self.request(Method::GET, "/v1/device/next"), "such service").await
     }
 
+    /// Progress of `update` (JSON), where no MQTT session carries it.
+    pub async fn progress(&self, update: &UpdateId, progress: String) -> Result<(), ApiError> {
+        let request = self.request(Method::PUT, &format!("/v1/device/job/{update}/prog"));
+        let request = request.header("content-type", "application/json").body(progress);
+        self.call(request, "such service", MAX_ANSWER).await.map(drop)
+    }
+
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder, what: &str) -> Result<T, ApiError> {
-        let bytes = body(self.send(request, what).await?, MAX_ANSWER).await?;
+        let bytes = self.call(request, what, MAX_ANSWER).await?;
         serde_json::from_slice(&bytes).map_err(|e| ApiError::Malformed(e.to_string()))
     }
 
-    /// Sends and judges the status; `what` is what a 404 says is not there.
-    async fn send(&self, request: RequestBuilder, what: &str) -> Result<Response, ApiError> {
-        let response = request.send().await.map_err(transport)?;
-        self.contact.made();
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let detail = body(response, MAX_ANSWER).await.ok();
-        let detail = detail.and_then(|bytes| serde_json::from_slice::<ErrorBody>(&bytes).ok()).map(|b| b.error);
-        let (code, text) =
-            detail.map_or_else(|| (String::new(), String::new()), |d| (printable(&d.code), printable(&d.text)));
-        match status {
-            StatusCode::NOT_FOUND => Err(ApiError::NotFound(what.to_owned())),
-            StatusCode::REQUEST_TIMEOUT => Err(ApiError::Slow),
-            // Too many requests and trouble of its own are no judgement on what was asked.
-            StatusCode::TOO_MANY_REQUESTS => Err(ApiError::Network(format!("{status} {text}"))),
-            status if status.is_client_error() => Err(ApiError::Refused { status: status.as_u16(), code, text }),
-            status => Err(ApiError::Network(format!("{status} {text}"))),
-        }
+    /// Sends, judges the status and reads at most `limit` bytes; `what` is what a 404 says is not there.
+    ///
+    /// On the network's own thread: the handshake waits for the TPM, and status calls must answer meanwhile.
+    async fn call(&self, request: RequestBuilder, what: &str, limit: u64) -> Result<Vec<u8>, ApiError> {
+        let (contact, what) = (self.network.contact.clone(), what.to_owned());
+        let work = async move {
+            let response = request.send().await.map_err(transport)?;
+            contact.made();
+            if response.status().is_success() {
+                return body(response, limit).await;
+            }
+            Err(refusal(response, what).await)
+        };
+        self.network.runtime.spawn(work).await.unwrap_or_else(|e| Err(ApiError::Network(e.to_string())))
+    }
+}
+
+/// What an answer other than success means.
+async fn refusal(response: Response, what: String) -> ApiError {
+    let status = response.status();
+    let detail = body(response, MAX_ANSWER).await.ok();
+    let detail = detail.and_then(|bytes| serde_json::from_slice::<ErrorBody>(&bytes).ok()).map(|b| b.error);
+    let (code, text) = detail.map_or_else(Default::default, |d| (printable(&d.code), printable(&d.text)));
+    match status {
+        StatusCode::NOT_FOUND => ApiError::NotFound(what),
+        StatusCode::REQUEST_TIMEOUT => ApiError::Slow,
+        // Too many requests and trouble of its own are no judgement on what was asked.
+        StatusCode::TOO_MANY_REQUESTS => ApiError::Network(format!("{status} {text}")),
+        status if status.is_client_error() => ApiError::Refused { status: status.as_u16(), code, text },
+        status => ApiError::Network(format!("{status} {text}")),
     }
 }
 

@@ -58,7 +58,7 @@ impl BackendLink {
         let provisioner = Provisioner {
             settings: Arc::clone(&handle.settings),
             storage: Arc::clone(&handle.storage),
-            contact: handle.contact.clone(),
+            network: handle.network.clone(),
             identity: Arc::clone(&self.identity),
         };
         let start = |operation| async move { provision(provisioner, token, operation, handle).await };
@@ -112,7 +112,7 @@ impl BackendLink {
         }
         serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&progress)
             .map_err(|_| OtaError::InvalidArgument("progress is a JSON object".into()))?;
-        self.command(Command::Progress { update: update.to_string(), payload: progress }).await
+        self.command(Command::Progress { update, payload: progress }).await
     }
 
     #[zbus(out_args("status"))]

@@ -59,6 +59,22 @@ impl Contact {
     }
 }
 
+/// Where calls to the backend run, and when it last answered.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// An event loop of its own: rustls asks the TPM in the middle of a handshake, which blocks for ten milliseconds and, when other services
+    /// use the TPM too, for up to a second.
+    pub runtime: tokio::runtime::Handle,
+    pub contact: Contact,
+}
+
+impl Network {
+    /// Calls run on `runtime`.
+    pub fn new(runtime: tokio::runtime::Handle) -> Self {
+        Self { runtime, contact: Contact::default() }
+    }
+}
+
 /// Why a session could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -73,20 +89,20 @@ pub enum SessionError {
 }
 
 /// Opens the key and prepares TLS. Blocks on the TPM.
-pub fn open_session(record: DeviceRecord, settings: &Settings, contact: &Contact) -> Result<Session, SessionError> {
+pub fn open_session(record: DeviceRecord, settings: &Settings, network: &Network) -> Result<Session, SessionError> {
     let key = open_key(&settings.key)?.ok_or(SessionError::KeyGone)?;
     let key_store = key.store();
     let roots = roots(record.ca_pem.as_bytes())?;
     let resolver = tls::client_certificate(key, record.certificate_pem.as_bytes())?;
     let config = builder()?.with_root_certificates(roots).with_client_cert_resolver(resolver);
-    let api = Api::new(&record.device_url, with_http(config.clone()), settings.request_timeout, contact.clone())?;
+    let api = Api::new(&record.device_url, with_http(config.clone()), settings.request_timeout, network.clone())?;
     Ok(Session { record, api, tls: Arc::new(config), key_store })
 }
 
 /// TLS towards the public listener: the configured trust, no certificate of our own.
-pub fn public_api(url: &str, ca_pem: &[u8], settings: &Settings, contact: &Contact) -> Result<Api, SessionError> {
+pub fn public_api(url: &str, ca_pem: &[u8], settings: &Settings, network: &Network) -> Result<Api, SessionError> {
     let config = builder()?.with_root_certificates(roots(ca_pem)?).with_no_client_auth();
-    Ok(Api::new(url, with_http(config), settings.request_timeout, contact.clone())?)
+    Ok(Api::new(url, with_http(config), settings.request_timeout, network.clone())?)
 }
 
 fn open_key(settings: &KeySettings) -> Result<Option<Arc<dyn DeviceKey>>, SessionError> {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use pitstop_types::DeviceId;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, LastWillProperties, Packet, PublishProperties};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode, LastWill, LastWillProperties, Packet, PublishProperties, SubscribeReasonCode,
+};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
 use serde::Deserialize;
@@ -15,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::backoff::Backoff;
 use crate::config::{MqttSettings, Settings};
-use crate::device::Session;
+use crate::device::{Network, Session};
 
 /// The broker keeps our subscription this long without us: bridges gaps, costs it no memory for weeks.
 const SESSION_EXPIRY_SECS: u32 = 3600;
@@ -74,7 +76,13 @@ impl Topics {
 
 impl Mqtt {
     /// Starts a session that connects again for ever, with growing pauses. `boot` tells lives of this service apart.
-    pub fn start(session: &Session, settings: &Settings, boot: &str, events: mpsc::UnboundedSender<LinkEvent>) -> Self {
+    pub fn start(
+        session: &Session,
+        settings: &Settings,
+        boot: &str,
+        events: mpsc::UnboundedSender<LinkEvent>,
+        network: &Network,
+    ) -> Self {
         let topics = Topics::new(&settings.mqtt.topic_root, &session.record.device);
         let (client, eventloop) = AsyncClient::new(options(session, &settings.mqtt, &topics, boot), QUEUE);
         let connected = Arc::new(AtomicBool::new(false));
@@ -86,7 +94,7 @@ impl Mqtt {
             backoff: Backoff::new(settings.back_off_first, settings.back_off_cap),
             boot: boot.to_owned(),
         };
-        Self { task: tokio::spawn(run.forever(eventloop)), client, connected, topics }
+        Self { task: network.runtime.spawn(run.forever(eventloop)), client, connected, topics }
     }
 
     /// Sends progress if the session stands and has room; otherwise drops it. True if it was sent.
@@ -174,7 +182,11 @@ impl Run {
                 let _ = self.events.send(LinkEvent::Hint(kind_of(&message.payload)));
             }
             Packet::Publish(_) => log::debug!("broker: a message on a topic nobody asked for"),
-            Packet::SubAck(ack) => log::debug!("broker: subscribed: {:?}", ack.return_codes),
+            Packet::SubAck(ack) if ack.return_codes.iter().all(|c| matches!(c, SubscribeReasonCode::Success(_))) => {
+                self.subscribed()
+            }
+            // Then only polls find something new.
+            Packet::SubAck(ack) => log::error!("broker: it refuses the subscription: {:?}", ack.return_codes),
             Packet::Disconnect(reason) => log::info!("broker: it says goodbye: {:?}", reason.reason_code),
             _ => {}
         }
@@ -188,6 +200,10 @@ impl Run {
         if subscribed.is_err() || told.is_err() {
             log::warn!("broker: the queue is full right after connecting");
         }
+    }
+
+    /// Only from here on no hint is missed: what came before is found by the poll that follows.
+    fn subscribed(&mut self) {
         self.connected.store(true, Ordering::Relaxed);
         let _ = self.events.send(LinkEvent::Connected);
     }

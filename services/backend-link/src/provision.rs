@@ -12,7 +12,7 @@ use pitstop_types::DeviceId;
 use crate::api::{Identity, ProvisionAnswer, ProvisionRequest};
 use crate::config::{Settings, check_url};
 use crate::device::{
-    Contact, DeviceRecord, RECORD_FORMAT, RECORD_NAME, Session, SessionError, open_session, public_api,
+    DeviceRecord, Network, RECORD_FORMAT, RECORD_NAME, Session, SessionError, open_session, public_api,
 };
 
 /// Longest token; the backend's have 64 characters.
@@ -47,7 +47,7 @@ impl IdentitySource for ValidatorIdentity {
 pub struct Provisioner {
     pub settings: Arc<Settings>,
     pub storage: Arc<dyn Storage>,
-    pub contact: Contact,
+    pub network: Network,
     pub identity: Arc<dyn IdentitySource>,
 }
 
@@ -66,13 +66,13 @@ impl Provisioner {
         operation.phase("asking for the certificate").await;
         let ca = std::fs::read(&self.settings.ca_file)
             .map_err(|e| OtaError::NotReady(format!("reading {}: {e}", self.settings.ca_file.display())))?;
-        let api = public_api(&url, &ca, &self.settings, &self.contact).map_err(session_error)?;
+        let api = public_api(&url, &ca, &self.settings, &self.network).map_err(session_error)?;
         let request =
             ProvisionRequest { token, vin: vin.to_string(), csr_pem, identity: Identity { keyid, public_pem } };
         let record = record(api.provision(&request).await?)?;
         // A certificate that does not fit the key would lock this device out: it is tried before it is stored.
-        let (settings, contact, opened) = (Arc::clone(&self.settings), self.contact.clone(), record.clone());
-        let session = blocking(move || open_session(opened, &settings, &contact)).await?.map_err(session_error)?;
+        let (settings, network, opened) = (Arc::clone(&self.settings), self.network.clone(), record.clone());
+        let session = blocking(move || open_session(opened, &settings, &network)).await?.map_err(session_error)?;
         operation.phase("storing").await;
         let document = Document::new(self.storage, RECORD_NAME, RECORD_FORMAT);
         document.store(&record).map_err(|e| OtaError::Storage(e.to_string()))?;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use pitstop_dbus::{LinkStatus, OtaError};
 use pitstop_store::{Document, Storage};
+use pitstop_types::UpdateId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::{ApiError, Next};
 use crate::backoff::{Backoff, spread};
 use crate::config::Settings;
-use crate::device::{Contact, DeviceRecord, RECORD_FORMAT, RECORD_NAME, Session, SessionError, open_session};
+use crate::device::{DeviceRecord, Network, RECORD_FORMAT, RECORD_NAME, Session, SessionError, open_session};
 use crate::mqtt::{LinkEvent, Mqtt};
 use crate::outbox::{Outbox, OutboxError};
 
@@ -30,7 +31,7 @@ pub enum Command {
         reply: oneshot::Sender<Result<u64, OtaError>>,
     },
     Progress {
-        update: String,
+        update: UpdateId,
         payload: String,
     },
     Status {
@@ -64,20 +65,21 @@ pub struct Handle {
     pub flags: watch::Receiver<Flags>,
     pub settings: Arc<Settings>,
     pub storage: Arc<dyn Storage>,
-    pub contact: Contact,
+    pub network: Network,
 }
 
 enum Outcome {
     Session(Result<Box<Session>, SessionError>),
     Sent(Result<u64, ApiError>, usize),
     Polled(Result<Next, ApiError>),
+    Told(Result<(), ApiError>),
 }
 
 /// The service's state and its task.
 pub struct Service {
     settings: Arc<Settings>,
     storage: Arc<dyn Storage>,
-    contact: Contact,
+    network: Network,
     outbox: Outbox,
     commands: mpsc::Receiver<Command>,
     announcements: mpsc::UnboundedSender<Announcement>,
@@ -91,6 +93,8 @@ pub struct Service {
     /// After a refusal one report at a time, to find the one that is refused.
     one_by_one: bool,
     polling: bool,
+    /// Progress is on its way by HTTPS.
+    telling: bool,
     send_at: Option<Instant>,
     poll_at: Option<Instant>,
     open_at: Option<Instant>,
@@ -109,26 +113,26 @@ impl Service {
         settings: Arc<Settings>,
         storage: Arc<dyn Storage>,
         outbox: Outbox,
+        network: Network,
         announcements: mpsc::UnboundedSender<Announcement>,
     ) -> (Self, Handle) {
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (session, session_seen) = watch::channel(None);
         let (flags, flags_seen) = watch::channel(Flags::default());
-        let contact = Contact::default();
         let handle = Handle {
             commands,
             session: session_seen,
             flags: flags_seen,
             settings: Arc::clone(&settings),
             storage: Arc::clone(&storage),
-            contact: contact.clone(),
+            network: network.clone(),
         };
         let backoff = Backoff::new(settings.back_off_first, settings.back_off_cap);
         let service = Self {
             poll_interval: settings.poll_interval,
             settings,
             storage,
-            contact,
+            network,
             outbox,
             commands: receiver,
             announcements,
@@ -141,6 +145,7 @@ impl Service {
             sending: false,
             one_by_one: false,
             polling: false,
+            telling: false,
             send_at: None,
             poll_at: None,
             open_at: None,
@@ -184,17 +189,25 @@ impl Service {
                 }
                 let _ = reply.send(result);
             }
-            Command::Progress { update, payload } => {
-                let sent = self.mqtt.as_ref().is_some_and(|mqtt| mqtt.progress(&update, payload));
-                if !sent {
-                    log::debug!("progress of {update} dropped");
-                }
-            }
+            Command::Progress { update, payload } => self.progress(&update, payload),
             Command::Status { reply } => {
                 let _ = reply.send(self.status());
             }
             Command::Provisioned(session) => self.take_session(*session),
         }
+    }
+
+    /// By MQTT where it stands, else by its HTTPS twin, one at a time; what finds both taken is old by the time they are free.
+    fn progress(&mut self, update: &UpdateId, payload: String) {
+        if self.mqtt.as_ref().is_some_and(|mqtt| mqtt.progress(update.as_str(), payload.clone())) || self.telling {
+            return;
+        }
+        let Some(session) = self.session.borrow().clone() else { return };
+        self.telling = true;
+        let (outcomes, update) = (self.outcomes.0.clone(), update.clone());
+        tokio::spawn(async move {
+            let _ = outcomes.send(Outcome::Told(session.api.progress(&update, payload).await));
+        });
     }
 
     fn status(&self) -> LinkStatus {
@@ -204,7 +217,7 @@ impl Service {
             device: session.as_ref().map(|s| s.record.device.to_string()).unwrap_or_default(),
             connected: self.flags.borrow().connected,
             outbox: self.outbox.len() as u64,
-            last_contact: self.contact.last(),
+            last_contact: self.network.contact.last(),
             key_store: session.as_ref().map_or(pitstop_tpm::NO_KEY, |s| s.key_store).to_owned(),
         }
     }
@@ -224,9 +237,9 @@ impl Service {
                 return;
             }
         };
-        let (settings, contact, outcomes) = (Arc::clone(&self.settings), self.contact.clone(), self.outcomes.0.clone());
+        let (settings, network, outcomes) = (Arc::clone(&self.settings), self.network.clone(), self.outcomes.0.clone());
         tokio::task::spawn_blocking(move || {
-            let opened = open_session(record, &settings, &contact).map(Box::new);
+            let opened = open_session(record, &settings, &network).map(Box::new);
             let _ = outcomes.send(Outcome::Session(opened));
         });
     }
@@ -236,7 +249,7 @@ impl Service {
         // The old session must be gone first: the broker would throw one of two with the same name out.
         self.mqtt = None;
         if self.settings.mqtt.enabled {
-            self.mqtt = Some(Mqtt::start(&session, &self.settings, &self.boot, self.link.0.clone()));
+            self.mqtt = Some(Mqtt::start(&session, &self.settings, &self.boot, self.link.0.clone(), &self.network));
         }
         self.session.send_replace(Some(session));
         self.set_flags(|flags| flags.provisioned = true);
@@ -310,6 +323,12 @@ impl Service {
             }
             Outcome::Sent(result, count) => self.sent(result, count),
             Outcome::Polled(result) => self.polled(result),
+            Outcome::Told(result) => {
+                self.telling = false;
+                if let Err(error) = result {
+                    log::debug!("progress dropped: {error}");
+                }
+            }
         }
     }
 

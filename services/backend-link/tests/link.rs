@@ -120,6 +120,21 @@ async fn a_poll_that_finds_something_new_is_a_hint() {
 }
 
 #[tokio::test]
+async fn without_a_broker_progress_takes_the_other_way() {
+    let root = tempfile::tempdir().unwrap();
+    let backend = Backend::start(1).await;
+    let link = Link::start(root.path(), settings(root.path(), &backend, false)).await;
+    link.provision("good-token").await.unwrap();
+    link.until(|s| s.provisioned).await;
+    let proxy = link.proxy().await;
+    assert!(matches!(proxy.report_progress("u-1", "[]").await, Err(OtaError::InvalidArgument(_))));
+    assert!(matches!(proxy.report_progress("u/1", "{}").await, Err(OtaError::InvalidArgument(_))));
+    assert!(matches!(proxy.report_progress("u-1", &" ".repeat(5000)).await, Err(OtaError::TooLarge(_))));
+    proxy.report_progress("u-1", "{\"percent\":5}").await.unwrap();
+    until("progress", || backend.with(|b| b.progress == [("u-1".to_owned(), json!({ "percent": 5 }))])).await;
+}
+
+#[tokio::test]
 async fn a_backend_of_another_authority_is_not_believed() {
     let root = tempfile::tempdir().unwrap();
     let backend = Backend::start(1).await;

@@ -13,6 +13,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::{mpsc, watch};
 
+use crate::answer::{self, Head, Verdict};
 use crate::config::Settings;
 use crate::pace::{Backoff, RateLimit, StallGuard};
 use crate::ports::LinkSource;
@@ -28,8 +29,6 @@ const LINK_MARGIN_SECS: i64 = 5;
 const MAX_REFUSED_LINKS: u32 = 3;
 /// What may cross the network for one bundle beyond twice its length: a server that sends rubbish must not empty the owner's data plan.
 const OVERHEAD_BYTES: u64 = 16 << 20;
-/// Longest entity tag that is kept.
-const MAX_ETAG: usize = 200;
 
 /// What the fetch tells while it works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,68 +203,45 @@ impl Run {
 
     /// Judges the answer's head. After it, the body begins at `self.written`.
     fn judge(&mut self, response: &Response) -> Result<(), Failure> {
-        let status = response.status();
-        match status {
-            StatusCode::PARTIAL_CONTENT => self.judge_range(response)?,
-            StatusCode::OK => self.start_anew(response)?,
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE => {
-                return Err(self.link_refused(status));
+        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok());
+        let head = Head {
+            status: response.status().as_u16(),
+            length: response.content_length(),
+            range: header(CONTENT_RANGE),
+            etag: header(ETAG),
+        };
+        match answer::judge(&head, self.written, self.fetch.length) {
+            Verdict::GoesOn { etag } => self.progress.etag = etag,
+            Verdict::Anew { etag } => {
+                self.start_anew()?;
+                self.progress.etag = etag;
             }
-            StatusCode::NOT_FOUND => {
+            Verdict::LinkRefused => return Err(self.link_refused(response.status())),
+            Verdict::Again(text) => return Err(Failure::Again(OtaError::Network(text))),
+            Verdict::NotFound => {
                 return Err(Failure::Final(OtaError::NotFound(format!(
                     "the server has no bundle {}",
                     self.fetch.digest
                 ))));
             }
-            StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(Failure::Final(OtaError::HashMismatch(format!(
-                    "the server's file ends before byte {}",
-                    self.written
-                ))));
-            }
-            status => return Err(Failure::Again(OtaError::Network(format!("the server answers {status}")))),
+            Verdict::Longer(text) => return Err(Failure::Final(OtaError::TooLarge(text))),
+            Verdict::Other(text) => return Err(Failure::Final(OtaError::HashMismatch(text))),
         }
         self.refused_links = 0;
-        let etag = response.headers().get(ETAG).and_then(|v| v.to_str().ok());
-        // A weak one does not promise the same bytes (RFC 9110, 8.8.3 and 13.1.5).
-        self.progress.etag = etag.filter(|e| e.len() <= MAX_ETAG && e.starts_with('"')).map(str::to_owned);
-        Ok(())
-    }
-
-    fn judge_range(&self, response: &Response) -> Result<(), Failure> {
-        let range = response.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok()).and_then(content_range);
-        let Some((start, end, total)) = range else {
-            return Err(Failure::Again(OtaError::Network("the server sends a part and does not say which".into())));
-        };
-        if let Some(total) = total.filter(|t| *t != self.fetch.length) {
-            return Err(Failure::Final(wrong_length(total, self.fetch.length)));
-        }
-        if start != self.written || end >= self.fetch.length {
-            return Err(Failure::Again(OtaError::Network(format!(
-                "asked for bytes from {}, the server sends from {start}",
-                self.written
-            ))));
-        }
         Ok(())
     }
 
     /// The server sends the whole file: it knows no ranges, or has another file than the one that was begun.
-    fn start_anew(&mut self, response: &Response) -> Result<(), Failure> {
-        if let Some(total) = response.content_length().filter(|t| *t != self.fetch.length) {
-            return Err(Failure::Final(wrong_length(total, self.fetch.length)));
+    fn start_anew(&mut self) -> Result<(), Failure> {
+        if self.written == 0 {
+            return Ok(());
         }
-        if self.written > 0 {
-            log::warn!(
-                "bundle {}: the server starts anew, so {} bytes are fetched again",
-                self.fetch.digest,
-                self.written
-            );
-            self.progress.durable = 0;
-            let fetched = self.progress.fetched;
-            self.fetch.cache.store_progress(&self.fetch.digest, &Progress { fetched, ..Progress::default() })?;
-            self.file = Arc::new(self.fetch.cache.open_part(&self.fetch.digest, &mut self.progress)?);
-            self.written = 0;
-        }
+        log::warn!("bundle {}: the server starts anew, so {} bytes are fetched again", self.fetch.digest, self.written);
+        let fetched = self.progress.fetched;
+        self.progress = Progress { fetched, ..Progress::default() };
+        self.fetch.cache.store_progress(&self.fetch.digest, &self.progress)?;
+        self.file = Arc::new(self.fetch.cache.open_part(&self.fetch.digest, &mut self.progress)?);
+        self.written = 0;
         Ok(())
     }
 
@@ -411,20 +387,6 @@ fn client(settings: &Settings) -> Result<Client, OtaError> {
         .map_err(|e| OtaError::Internal(e.to_string()))
 }
 
-/// `bytes START-END/TOTAL` (RFC 9110, 14.4); the total may be `*`.
-fn content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
-    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
-    let (start, end) = range.split_once('-')?;
-    let total = if total == "*" { None } else { Some(total.parse().ok()?) };
-    let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
-    (start <= end).then_some((start, end, total))
-}
-
-fn wrong_length(found: u64, decided: u64) -> OtaError {
-    let text = format!("the server's file has {found} bytes, {decided} were decided");
-    if found > decided { OtaError::TooLarge(text) } else { OtaError::HashMismatch(text) }
-}
-
 fn network(error: reqwest::Error) -> Failure {
     // The URL holds the link's signature.
     let error = error.without_url();
@@ -470,27 +432,4 @@ pub(crate) async fn is_true(flag: &mut watch::Receiver<bool>) {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Failure::Final(OtaError::Internal(e.to_string())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::content_range;
-
-    #[test]
-    fn content_ranges_are_read_strictly() {
-        assert_eq!(content_range("bytes 5-9/10"), Some((5, 9, Some(10))));
-        assert_eq!(content_range("bytes 5-9/*"), Some((5, 9, None)));
-        for bad in [
-            "",
-            "bytes */10",
-            "bytes 9-5/10",
-            "5-9/10",
-            "bytes 5-9",
-            "bytes -9/10",
-            "bytes 5-9/x",
-            "bytes 99999999999999999999-1/1",
-        ] {
-            assert_eq!(content_range(bad), None, "{bad}");
-        }
-    }
 }

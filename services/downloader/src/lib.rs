@@ -1,9 +1,10 @@
 //! downloader: fetches bundles over HTTPS by short-lived links into its cache.
 //!
 //! Read [`service`] first (one task that owns the index of the cache), then [`fetch`] (one bundle, resumable over loss of network and power), then
-//! [`bus`]. The parts: [`store`] (files and records of one bundle), [`pace`] (rate limit and stall limit), [`ports`] (where links come from). It holds no key,
+//! [`bus`]. The parts: [`answer`] (what a server's answer means), [`store`] (files and records of one bundle), [`pace`] (rate limit and stall limit), [`ports`] (where links come from). It holds no key,
 //! decides nothing, and trusts nothing it fetches: what it checks is the hash it was told.
 
+pub mod answer;
 pub mod bus;
 pub mod config;
 pub mod fetch;

@@ -22,6 +22,7 @@ use axum::{Json, Router};
 use axum_server::tls_rustls::RustlsConfig;
 use pitstop_backend_link::bus::{BackendLink, announce};
 use pitstop_backend_link::config::{Config, Settings};
+use pitstop_backend_link::device::Network;
 use pitstop_backend_link::outbox::Outbox;
 use pitstop_backend_link::provision::IdentitySource;
 use pitstop_backend_link::service::Service;
@@ -97,6 +98,7 @@ pub struct Inner {
     pub manifests: Vec<Vec<u8>>,
     pub next: Value,
     pub polls: u64,
+    pub progress: Vec<(String, Value)>,
     pub mqtt_port: u16,
     pub urls: (String, String),
 }
@@ -134,6 +136,7 @@ impl Backend {
             .route("/v1/device/link", post(link))
             .route("/v1/device/status", post(status))
             .route("/v1/device/next", get(next))
+            .route("/v1/device/job/{update}/prog", put(progress))
             .with_state(shared.clone());
         let public = Router::new().route("/v1/provision", post(provision)).with_state(shared);
         let (public_at, public_task) = serve(public, pki.tls(false));
@@ -243,6 +246,15 @@ async fn status(State((inner, _)): State<Shared>, Json(items): Json<Vec<Value>>)
     Json(json!({ "ack": inner.acked })).into_response()
 }
 
+async fn progress(
+    State((inner, _)): State<Shared>,
+    UrlPath(update): UrlPath<String>,
+    Json(value): Json<Value>,
+) -> StatusCode {
+    inner.lock().unwrap().progress.push((update, value));
+    StatusCode::NO_CONTENT
+}
+
 async fn next(State((inner, _)): State<Shared>) -> Json<Value> {
     let mut inner = inner.lock().unwrap();
     inner.polls += 1;
@@ -281,7 +293,7 @@ pub fn settings(root: &Path, backend: &Backend, mqtt: bool) -> Settings {
     let text = DEFAULTS
         .replace("back_off_first_ms = 1000", "back_off_first_ms = 20")
         .replace("back_off_cap_secs = 600", "back_off_cap_secs = 1")
-        .replace("request_timeout_secs = 30", "request_timeout_secs = 2")
+        .replace("request_timeout_secs = 20", "request_timeout_secs = 2")
         .replace("will_delay_secs = 90", "will_delay_secs = 0")
         .replace("enabled = true", if mqtt { "enabled = true" } else { "enabled = false" });
     let text = format!("provision_url = \"https://{}\"\n{text}", backend.public)
@@ -296,7 +308,13 @@ impl Link {
         let outbox = Outbox::open(Arc::clone(&storage)).unwrap();
         let operations = Operations::new(&server, "BackendLink", Arc::clone(&storage)).await.unwrap();
         let (announcements, announced) = tokio::sync::mpsc::unbounded_channel();
-        let (service, handle) = Service::new(Arc::new(settings), storage, outbox, announcements);
+        let (service, handle) = Service::new(
+            Arc::new(settings),
+            storage,
+            outbox,
+            Network::new(tokio::runtime::Handle::current()),
+            announcements,
+        );
         let object = BackendLink::new(handle, operations, Arc::new(FixedIdentity));
         server.object_server().at(pitstop_dbus::object_path("BackendLink"), object).await.unwrap();
         let tasks = vec![tokio::spawn(service.run()), tokio::spawn(announce(server.clone(), announced))];
