@@ -72,7 +72,12 @@ impl Access {
         if let Some(Caller::User(user)) = self.owners.get(service).and_then(|o| self.callers.get(o)) {
             let _ = writeln!(xml, "  <policy user=\"{user}\">\n    <allow own=\"{name}\"/>\n  </policy>");
         }
-        let _ = writeln!(xml, "  <policy context=\"default\">\n    <deny send_destination=\"{name}\"/>\n  </policy>");
+        // Calls only: a rule with a destination also meets broadcast signals on their way to the name's owner, and without
+        // them no service hears another.
+        let _ = writeln!(
+            xml,
+            "  <policy context=\"default\">\n    <deny send_destination=\"{name}\" send_type=\"method_call\"/>\n  </policy>"
+        );
         for (caller, who) in &self.callers {
             let rules = self.rules(service, caller);
             if rules.is_empty() {

@@ -10,11 +10,14 @@ use zbus::connection::Builder;
 use crate::hints::hear_hints;
 use crate::service::Command;
 
-/// A bus that lets everybody do everything.
+/// A bus that lets everybody do everything that the manager's own policy file does not deny.
 const OPEN: &str = r#"<busconfig><type>custom</type><listen>unix:path=SOCKET</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*" eavesdrop="true"/>
 <allow send_type="signal"/><allow receive_type="signal"/><allow receive_type="method_call"/>
-<allow receive_type="method_return"/><allow receive_type="error"/></policy></busconfig>"#;
+<allow receive_type="method_return"/><allow receive_type="error"/></policy><include>POLICY</include></busconfig>"#;
+
+const POLICY: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../rootfs-overlay/usr/share/dbus-1/system.d/io.pitstop.Ota1.Manager.conf");
 
 struct Daemon(Child);
 
@@ -29,7 +32,7 @@ impl Drop for Daemon {
 fn bus(folder: &std::path::Path) -> (Daemon, String) {
     let socket = folder.join("bus");
     let config = folder.join("bus.conf");
-    std::fs::write(&config, OPEN.replace("SOCKET", socket.to_str().unwrap())).unwrap();
+    std::fs::write(&config, OPEN.replace("SOCKET", socket.to_str().unwrap()).replace("POLICY", POLICY)).unwrap();
     let mut daemon = Program::new("dbus-daemon")
         .arg(format!("--config-file={}", config.display()))
         .args(["--nofork", "--nopidfile", "--print-address=1"])
@@ -51,6 +54,8 @@ async fn a_hint_is_heard_from_a_backend_link_that_came_later_and_from_its_next_l
     let (_daemon, address) = bus(folder.path());
     let (commands, mut received) = mpsc::channel(8);
     let manager = connect(&address).await;
+    // With its name the policy file applies: it must keep callers away, and not signals.
+    manager.request_name("io.pitstop.Ota1.Manager").await.unwrap();
     tokio::spawn(hear_hints(manager, commands));
     for _life in 0..2 {
         let link = connect(&address).await;
