@@ -266,11 +266,11 @@ impl Run {
             };
             guard.took(chunk.len());
             self.take(&chunk, told)?;
-            if self.buffer.len() >= WRITE_BYTES {
+            // What is not durable yet would be fetched again after a power cut, written or not.
+            if self.have() - self.progress.durable >= settings.flush_bytes {
+                self.flush().await?;
+            } else if self.buffer.len() >= WRITE_BYTES {
                 self.write().await?;
-            }
-            if self.written - self.progress.durable >= settings.flush_bytes {
-                self.sync().await?;
             }
             let last = self.have() >= self.fetch.length;
             if !last && guard.is_slow(Instant::now()) {

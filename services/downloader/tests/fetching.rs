@@ -31,7 +31,7 @@ fn as_is(text: String) -> String {
 async fn the_object_is_the_contracts() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    let service = Service1::start(root.path(), &server, as_is).await;
+    let service = Running::start(root.path(), &server, as_is).await;
     let served = pitstop_runtime::testing::introspect(&service.client, "/io/pitstop/Ota1/Downloader").await;
     assert_eq!(differences("io.pitstop.Ota1.Downloader", &served), Vec::<String>::new());
 }
@@ -40,7 +40,7 @@ async fn the_object_is_the_contracts() {
 async fn a_bundle_is_fetched_opened_read_only_and_released() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    let service = Service1::start(root.path(), &server, as_is).await;
+    let service = Running::start(root.path(), &server, as_is).await;
     let content = noise(3 * MIB + 17);
     let digest = server.offer(&content);
     assert!(matches!(service.read(&digest).await, Err(OtaError::NotFound(_))));
@@ -66,7 +66,7 @@ async fn a_bundle_is_fetched_opened_read_only_and_released() {
 async fn a_server_that_dies_in_the_middle_and_comes_back_costs_no_byte_twice() {
     let root = tempfile::tempdir().unwrap();
     let mut server = Server::start().await;
-    let service = Service1::start(root.path(), &server, as_is).await;
+    let service = Running::start(root.path(), &server, as_is).await;
     let content = noise(4 * MIB);
     let digest = server.offer(&content);
     server.with(|s| s.mood.pause = Duration::from_millis(3));
@@ -86,7 +86,7 @@ async fn a_server_that_dies_in_the_middle_and_comes_back_costs_no_byte_twice() {
 async fn connections_that_break_again_and_again_still_end_in_the_whole_file() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    let service = Service1::start(root.path(), &server, as_is).await;
+    let service = Running::start(root.path(), &server, as_is).await;
     let content = noise(MIB + 5);
     let digest = server.offer(&content);
     // The pause lets the server's own buffer reach the network before the connection breaks.
@@ -109,7 +109,7 @@ fn a_power_cut_costs_at_most_what_was_not_durable_yet() {
     for round in 1..=2 {
         let runtime = life();
         runtime.block_on(async {
-            let service = Service1::start(root.path(), &server, as_is).await;
+            let service = Running::start(root.path(), &server, as_is).await;
             service.proxy().await.fetch("u-1", &digest.to_string(), content.len() as u64).await.unwrap();
             service.until(|u| u.cached > round * 2 * MIB as u64).await;
         });
@@ -119,7 +119,7 @@ fn a_power_cut_costs_at_most_what_was_not_durable_yet() {
         std::fs::OpenOptions::new().append(true).open(&part).unwrap().write_all(&noise(5000)).unwrap();
     }
     life().block_on(async {
-        let service = Service1::start(root.path(), &server, as_is).await;
+        let service = Running::start(root.path(), &server, as_is).await;
         let fetched = service.fetch("u-1", &digest, content.len()).await.unwrap();
         assert_eq!(service.read(&digest).await.unwrap(), content);
         let sent = server.with(|s| s.sent);
@@ -127,11 +127,62 @@ fn a_power_cut_costs_at_most_what_was_not_durable_yet() {
     });
 }
 
+#[test]
+fn a_cut_at_any_write_of_the_records_ends_whole_and_leaves_nothing_behind() {
+    use pitstop_store::cut::{Cut, Disk};
+    let world = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = world.block_on(Server::start());
+    let content = noise(300_000);
+    let digest = server.offer(&content);
+    // What the server has handed to its sockets counts as sent; the pause keeps that near to what was taken.
+    server.with(|s| s.mood.pause = Duration::from_millis(2));
+    let small = |text: String| text.replace("flush_bytes = 1048576", "flush_bytes = 65536");
+    let mut at = 0;
+    loop {
+        let mut cut_happened = false;
+        for cut in [Cut::Before(at), Cut::After(at)] {
+            let (root, disk) = (tempfile::tempdir().unwrap(), Disk::new());
+            let life = |cut: Option<Cut>| {
+                disk.power_on();
+                disk.plan(cut);
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let storage = std::sync::Arc::new(disk.storage());
+                    let service = Running::start_on(root.path(), storage, &server, small).await;
+                    let fetched = service.fetch("u-1", &digest, content.len()).await;
+                    let read = service.read(&digest).await;
+                    let released = if fetched.is_ok() { service.proxy().await.release("u-1").await } else { Ok(()) };
+                    (fetched, read, released)
+                })
+            };
+            let before = server.with(|s| s.sent);
+            let first = life(Some(cut));
+            cut_happened |= disk.is_off();
+            let (fetched, read, released) = life(None);
+            fetched.unwrap();
+            assert_eq!(read.unwrap(), content, "{cut:?}");
+            released.unwrap();
+            let sent = server.with(|s| s.sent) - before;
+            // A cut in the release's own writes comes after the file was whole and gone, so it is fetched once more.
+            let lives = if first.0.is_ok() { 2 } else { 1 };
+            assert!(sent <= lives * content.len() as u64 + 2 * 65_536, "{cut:?}: {sent}");
+            assert_eq!(std::fs::read_dir(root.path().join("cache")).unwrap().count(), 0, "{cut:?}");
+            let left: Vec<String> = disk.files().into_keys().filter(|n| n != "fetched").collect();
+            assert_eq!(left, Vec::<String>::new(), "{cut:?}");
+        }
+        if !cut_happened {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at >= 6, "only {at} writes were cut");
+}
+
 #[tokio::test]
 async fn a_refused_link_is_made_anew_and_three_in_a_row_are_believed() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    let service = Service1::start(root.path(), &server, as_is).await;
+    let service = Running::start(root.path(), &server, as_is).await;
     let content = noise(1000);
     let digest = server.offer(&content);
     server.with(|s| s.mood.refuse = Some((StatusCode::FORBIDDEN, 2)));
@@ -146,7 +197,7 @@ async fn a_refused_link_is_made_anew_and_three_in_a_row_are_believed() {
 async fn wrong_content_and_wrong_lengths_have_names_and_leave_nothing() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    let service = Service1::start(root.path(), &server, as_is).await;
+    let service = Running::start(root.path(), &server, as_is).await;
     let content = noise(300_000);
     let digest = Digest::of(b"something else");
     server.with(|s| s.files.insert(digest.to_string(), content.clone()));
@@ -173,7 +224,7 @@ async fn wrong_content_and_wrong_lengths_have_names_and_leave_nothing() {
 async fn a_server_without_ranges_and_one_that_changed_its_file_start_anew() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    let service = Service1::start(root.path(), &server, as_is).await;
+    let service = Running::start(root.path(), &server, as_is).await;
     let content = noise(400_000);
     let digest = server.offer(&content);
     server.with(|s| (s.mood.break_after, s.mood.pause) = (Some(150_000), Duration::from_millis(1)));
@@ -199,7 +250,7 @@ async fn a_trickle_and_a_silence_end_as_slow() {
         text.replace("stall_window_secs = 30", "stall_window_secs = 1")
             .replace("give_up_secs = 900", "give_up_secs = 1")
     };
-    let service = Service1::start(root.path(), &server, |t| {
+    let service = Running::start(root.path(), &server, |t| {
         quick(t).replace("stall_min_bytes = 30000", "stall_min_bytes = 1000000")
     })
     .await;
@@ -218,7 +269,7 @@ async fn the_budget_and_bad_arguments_are_refused_by_the_call() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;
     let service =
-        Service1::start(root.path(), &server, |t| t.replace("budget_bytes = 4294967296", "budget_bytes = 1048576"))
+        Running::start(root.path(), &server, |t| t.replace("budget_bytes = 4294967296", "budget_bytes = 1048576"))
             .await;
     let proxy = service.proxy().await;
     let digest = "ab".repeat(32);
@@ -240,7 +291,7 @@ async fn the_budget_and_bad_arguments_are_refused_by_the_call() {
 async fn a_cancelled_fetch_goes_on_later_and_a_released_one_is_gone() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;
-    let service = Service1::start(root.path(), &server, as_is).await;
+    let service = Running::start(root.path(), &server, as_is).await;
     let content = noise(3 * MIB);
     let digest = server.offer(&content);
     server.with(|s| s.mood.pause = Duration::from_millis(5));

@@ -214,13 +214,13 @@ impl LinkSource for Links {
 }
 
 /// The service; `client` is its caller.
-pub struct Service1 {
+pub struct Running {
     pub client: zbus::Connection,
     server: zbus::Connection,
     task: JoinHandle<()>,
 }
 
-impl Drop for Service1 {
+impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -238,10 +238,20 @@ pub fn settings(root: &Path, server: &Server, change: impl Fn(String) -> String)
     toml::from_str::<Config>(&change(text)).unwrap().settings(|p: &Path| -> PathBuf { root.join(p) }).unwrap()
 }
 
-impl Service1 {
+impl Running {
     pub async fn start(root: &Path, server: &Server, change: impl Fn(String) -> String) -> Self {
-        let (bus, client) = pitstop_runtime::testing::pair().await;
         let storage: Arc<dyn Storage> = Arc::new(FileStorage::open(root.join("state")).unwrap());
+        Self::start_on(root, storage, server, change).await
+    }
+
+    /// The same with its records on another disk.
+    pub async fn start_on(
+        root: &Path,
+        storage: Arc<dyn Storage>,
+        server: &Server,
+        change: impl Fn(String) -> String,
+    ) -> Self {
+        let (bus, client) = pitstop_runtime::testing::pair().await;
         let cache = Cache::open(&root.join("cache"), Arc::clone(&storage)).unwrap();
         let operations = Operations::new(&bus, "Downloader", storage).await.unwrap();
         let links = Arc::new(Links { inner: Arc::clone(&server.inner), address: server.address });
