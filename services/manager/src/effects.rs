@@ -160,6 +160,11 @@ impl Performer {
                     tether.pause(self.settings.condition_poll).await?;
                 }
                 Err(error) if error.is_temporary() => {
+                    // A result that says "not now" is stored like any other, and would be found again for ever. Errors of
+                    // the bus are no results: the work may be going on.
+                    if let Some(receipt) = ended.receipt.filter(|_| !matches!(error, OtaError::Bus(_))) {
+                        self.ports.backend.acknowledge(receipt).await;
+                    }
                     tether.pause(pause).await?;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }

@@ -38,6 +38,8 @@ pub struct Scene {
     /// Seconds that an activation takes.
     pub slow_secs: u64,
     pub slow_verify_secs: u64,
+    /// Stage orders end with "not now", and go on saying so until that result is acknowledged.
+    pub not_now: bool,
     pub acknowledged: u32,
 }
 
@@ -137,7 +139,13 @@ impl Storage for Powered {
         })
     }
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.write(|| self.inner.append(name, bytes))
+        // An append can be torn: half of it, a power point, all of it.
+        let before = self.inner.read(name)?.unwrap_or_default();
+        self.write(|| {
+            self.inner.append(name, bytes.get(..bytes.len() / 2).unwrap_or_default())?;
+            self.stage.world().power.point().map_err(|_| StoreError::PowerCut)?;
+            self.inner.replace(name, &[before.as_slice(), bytes].concat())
+        })
     }
     fn remove(&self, name: &str) -> Result<(), StoreError> {
         self.write(|| self.inner.remove(name))
@@ -217,6 +225,11 @@ impl EcuFlasher for Stage {
     }
 
     async fn carry_out(&self, order: &Order, tether: &Tether) -> Ended {
+        if self.scene().not_now && order.verb == Verb::Stage && self.scene().acknowledged == 0 {
+            let path = "/io/pitstop/Ota1/Flasher/operations/stage".try_into().unwrap();
+            let receipt = Some(Receipt { service: "Flasher", path });
+            return Ended { result: Err(OtaError::NotReady("validator starts".into())), receipt };
+        }
         Ended::without_receipt(self.order(order, tether).await)
     }
 }

@@ -200,6 +200,13 @@ fn services_that_are_killed_now_and_then_are_asked_again() {
 }
 
 #[test]
+fn a_stored_not_now_is_taken_away_before_it_is_asked_again() {
+    let mut vehicle = Vehicle::new(World::new(&ALL));
+    vehicle.scene().not_now = true;
+    assert_eq!(vehicle.run(), Ok(UpdateEnd::AllNew));
+}
+
+#[test]
 fn status_answers_while_an_ecu_is_being_flashed() {
     let mut vehicle = Vehicle::new(World::new(&ALL));
     vehicle.scene().slow_secs = 100;

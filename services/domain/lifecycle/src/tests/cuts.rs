@@ -98,6 +98,20 @@ fn two_cuts_sampled_by_seed_end_as_one_does() {
 }
 
 #[test]
+#[ignore = "takes minutes; for before a release"]
+fn every_pair_of_cuts_ends_as_one_does() {
+    for (ecus, ends) in [(&["tcu", "adas"][..], UpdateEnd::AllNew), (&["bcm", "adas"][..], UpdateEnd::AllNew)] {
+        let world = World::new(ecus);
+        let points = run_cut(&world, &[], ends).unwrap().points;
+        for first in 0..points {
+            for second in 0..points {
+                run_cut(&world, &[first, second], ends).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
 fn the_loop_fails_when_one_effect_is_not_idempotent() {
     for careless in [Careless::SwitchToggles, Careless::HistoryAppends] {
         let mut world = World::new(&ALL);
