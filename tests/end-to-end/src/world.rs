@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use pitstop_dbus::{BackendLinkProxy, FlasherProxy, SelfUpdateProxy};
 use pitstop_types::EcuId;
 use serde::Serialize;
+use serde_json::json;
 use zbus::Connection;
 
 use crate::backend::Backend;
@@ -189,12 +190,19 @@ impl World {
             .collect()
     }
 
-    /// The backend's state of this vehicle's newest assignment, and why.
+    /// The backend's state of this vehicle's newest assignment and why; without one, what the vehicle last reported.
     pub async fn backend_state(&self) -> anyhow::Result<serde_json::Value> {
-        let vehicle = self.backend.rest().get(&format!("/api/v1/vehicles/{VIN}")).await?;
-        let newest = vehicle["assignments"].as_array().and_then(|all| all.last()).cloned().unwrap_or_default();
-        Ok(serde_json::json!({ "vehicle": newest["state"], "reason": newest["reason"], "update": newest["id"] }))
+        let rest = self.backend.rest();
+        let vehicle = rest.get(&format!("/api/v1/vehicles/{VIN}")).await?;
+        if let Some(newest) = vehicle["assignments"].as_array().and_then(|all| all.last()) {
+            return Ok(json!({ "vehicle": newest["state"], "reason": newest["reason"], "update": newest["id"] }));
+        }
+        let timeline = rest.get(&format!("/api/v1/vehicles/{VIN}/timeline")).await?;
+        let events = timeline["events"].as_array().cloned().unwrap_or_default();
+        let reported = events.iter().find(|event| event["kind"] == "status").cloned().unwrap_or_default();
+        Ok(json!({ "vehicle": reported["data"]["result"], "reason": reported["text"], "update": null }))
     }
+}
 }
 
 fn folder(options: &Options) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {

@@ -132,7 +132,7 @@ async fn measure(
             idle.0.push(took);
         }
         turn += 1;
-        if busy && turn % 20 == 0 {
+        if busy && turn.is_multiple_of(20) {
             let start = Instant::now();
             let done = Command::new(pitstopctl)
                 .args(["status", "--json"])
