@@ -203,7 +203,6 @@ impl World {
         Ok(json!({ "vehicle": reported["data"]["result"], "reason": reported["text"], "update": null }))
     }
 }
-}
 
 fn folder(options: &Options) -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
     if let Some(dir) = &options.dir {
