@@ -2,7 +2,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CampaignId, Digest, EcuId, HardwareId, PromptFacts, PromptFactsError, ReleaseCounter, SoftwareVersion, UnixSeconds, UpdateId, Vin};
+use crate::{
+    CampaignId, Digest, EcuId, HardwareId, PromptFacts, PromptFactsError, ReleaseCounter, SoftwareVersion, UnixSeconds,
+    UpdateId, Vin,
+};
 
 /// A vehicle has at most this many ECUs in one decision; more is refused before it is stored.
 pub const MAX_DECISION_ECUS: usize = 64;
@@ -85,7 +88,11 @@ impl Decision {
             if let Some(fallback) = &part.fallback
                 && fallback.hardware != part.target.hardware
             {
-                return Err(DecisionError::Hardware(part.ecu.clone(), part.target.hardware.clone(), fallback.hardware.clone()));
+                return Err(DecisionError::Hardware(
+                    part.ecu.clone(),
+                    part.target.hardware.clone(),
+                    fallback.hardware.clone(),
+                ));
             }
         }
         self.facts.check()?;

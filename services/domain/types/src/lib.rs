@@ -10,7 +10,7 @@ mod prompt;
 mod report;
 mod version;
 
-pub use decision::{Decision, DecisionError, EcuDecision, SoftwareRef, MAX_DECISION_ECUS};
+pub use decision::{Decision, DecisionError, EcuDecision, MAX_DECISION_ECUS, SoftwareRef};
 pub use digest::{Digest, DigestError, Sha256Writer};
 pub use id::{BusName, CampaignId, DeviceId, EcuId, HardwareId, IdError, SlotName, UpdateId, Vin};
 pub use prompt::{PromptFacts, PromptFactsError, UserChoice};
