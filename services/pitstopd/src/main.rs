@@ -20,7 +20,11 @@ const SERVICES: &[(&str, &str, Main)] = &[
     ("self-update", "the TCU's own slots", pitstop_self_update::main),
     ("uds-server", "the TCU as a diagnostic server", pitstop_uds_server::main),
     ("vehicle-state", "signals, conditions and drive inhibit", pitstop_vehicle_state::main),
-    ("boot-decision", "tool: makes the boot script's decision on a boot environment", pitstop_self_update::boot_decision_main),
+    (
+        "boot-decision",
+        "tool: makes the boot script's decision on a boot environment",
+        pitstop_self_update::boot_decision_main,
+    ),
 ];
 
 fn main() -> ExitCode {
