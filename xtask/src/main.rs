@@ -19,7 +19,7 @@ usage: cargo xtask COMMAND [options]
                        (`cargo xtask demo --help` lists its options and scenarios)
   test [FILTER]        all tests
   lint                 formatting, clippy, licences and bans, XML
-  bench [NAME]         measurements: status (how fast status answers while an installation runs)
+  bench [NAME]         measurements: status (answers while an installation runs), rates (CAN, CAN FD, DoIP)
   container [--tag T]  an OCI image of the backend, made by buildah
 
 Every command takes --help; demo, bench and setup take --json.";

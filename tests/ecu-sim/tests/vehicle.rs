@@ -269,23 +269,3 @@ async fn signals_follow_the_control_socket_and_drive_inhibit_the_vehicle() {
     let bcm = report["ecus"].as_array().unwrap().iter().find(|ecu| ecu["id"] == "bcm").unwrap();
     assert_eq!(bcm["state"], "off");
 }
-
-/// Lines of the limits table: random data, blocks of 4095 bytes. The simulated ECU writes while it receives, so its work counts.
-#[tokio::test]
-#[ignore = "takes real bus time; run it alone: cargo nextest run -p pitstop-ecu-sim --run-ignored only"]
-async fn transfer_rates_come_near_the_bus_limit() {
-    let world = World::start(1.0).await;
-    let mut seed = 1u32;
-    let mut random = || {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (seed >> 24) as u8
-    };
-    let data: Vec<u8> = (0..150_000).map(|_| random()).collect();
-    let classic = download(&mut world.can("can0", CAN0, false).await, FIRMWARE, &data).await;
-    let fd = download(&mut world.can("can1", CAN1, true).await, FIRMWARE, &data).await;
-    let doip = download(&mut world.doip(0x1001).await, FIRMWARE, &data).await;
-    println!("CAN 500k: {classic:.0} B/s, {:.1} % of 30500", classic / 305.0);
-    println!("CAN FD 500k/2M: {fd:.0} B/s, {:.1} % of 179000", fd / 1790.0);
-    println!("DoIP, ECU writing 0.5 ms per KiB: {doip:.0} B/s");
-    assert!(classic > 0.97 * 30_000.0 * 0.97 && fd > 0.8 * 164_000.0, "{classic} {fd}");
-}

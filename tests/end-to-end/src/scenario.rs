@@ -191,8 +191,8 @@ impl Story {
     }
 
     fn plan_cut(&mut self) {
-        // About what an update takes here, so that every part of it is hit by some seed.
-        let span = 8.0 + 45.0 / self.bus_speed;
+        // A little less than an update takes here, so that every part of it is hit by some seed, and no cut comes too late.
+        let span = 4.0 + 9.0 / self.bus_speed;
         let after = Duration::from_secs_f64(self.rng.random::<f64>() * span);
         self.next_cut = Some(Instant::now() + after);
     }
@@ -347,6 +347,9 @@ impl Story {
     /// Whether the end is one the story may have, and whether the control units agree with it.
     async fn problems(&self, end: &End, after: &[EcuVersion]) -> anyhow::Result<Vec<String>> {
         let mut found = Vec::new();
+        if self.scenario == Scenario::PowerCut && self.cuts == 0 {
+            found.push("the update ended before the power was cut".to_owned());
+        }
         if !self.scenario.expected().contains(&end.outcome.as_str()) {
             found.push(format!(
                 "ended {} ({} {}), expected {:?}",

@@ -1,49 +1,16 @@
-//! Measurements on the whole vehicle: `cargo xtask bench`.
+//! How fast the manager's status call answers, idle and while an installation runs.
 
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::{Parser, ValueEnum};
 use pitstop_dbus::ManagerProxy;
 use pitstop_end_to_end::process::Start;
 use pitstop_end_to_end::programs::Programs;
 use serde_json::{Value, json};
 
-/// Measures the running vehicle. These machines are noisy: look at ratios within one run, not at single times.
-#[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench")]
-struct Arguments {
-    /// What to measure.
-    #[arg(value_enum, default_value = "status")]
-    what: What,
-    /// Ends with one JSON line.
-    #[arg(long)]
-    json: bool,
-    /// Speed of the simulated buses, times real time.
-    #[arg(long, default_value_t = 2.0)]
-    bus_speed: f64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum What {
-    /// How fast the manager's status call answers, idle and while an installation runs.
-    Status,
-}
-
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let What::Status = arguments.what;
-    match status(&arguments).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("bench: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
+use crate::Arguments;
 
 /// Latencies of one kind, in microseconds.
 #[derive(Debug, Default)]
@@ -62,7 +29,7 @@ impl Sample {
     }
 }
 
-async fn status(arguments: &Arguments) -> anyhow::Result<()> {
+pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let programs = Programs::find()?;
     let folder = tempfile::Builder::new().prefix("pitstop-bench-").tempdir()?;
     std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
