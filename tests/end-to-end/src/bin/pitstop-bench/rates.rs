@@ -63,7 +63,7 @@ async fn can(hub: &Path, bus: &str, request: u16, fd: bool) -> anyhow::Result<Di
 async fn doip(address: &str) -> anyhow::Result<DiagnosticClient> {
     let (host, port) = address.rsplit_once(':').context("an address has a port")?;
     let link = LinkAddress::Tcp { host: host.to_owned(), port: port.parse()? };
-    let settings = DoipSettings::new("ecu", &link, 0x1001)?;
+    let settings = DoipSettings::new("ecu", &link, 0x1001).context("the gateway is reached by TCP")?;
     Ok(DiagnosticClient::new(Box::new(DoipConnection::open(settings).await?), ClientTiming::default()))
 }
 
