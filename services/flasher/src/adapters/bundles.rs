@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use pitstop_bundle::Kind;
 use pitstop_bundle_io::{BundleError, BundleReader, Keyring};
 use pitstop_dbus::{AdmittedBundle, OtaError, ValidatorProxy};
+use pitstop_runtime::operation::patiently;
 use pitstop_types::{EcuId, UnixSeconds, UpdateId};
 use tokio::sync::{mpsc, oneshot};
 use zbus::Connection;
@@ -33,7 +34,8 @@ impl Bundles for ValidatorBundles {
     async fn open(&self, update: &UpdateId, ecu: &EcuId, role: Role) -> Result<Software, OtaError> {
         let validator =
             ValidatorProxy::builder(&self.bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-        let (fd, admitted) = validator.open_admitted(update.as_str(), ecu.as_str(), role.as_str()).await?;
+        let open = || validator.open_admitted(update.as_str(), ecu.as_str(), role.as_str());
+        let (fd, admitted) = patiently(open).await?;
         let now = pitstop_runtime::wall_clock()
             .ok_or_else(|| OtaError::TimeUnknown("signatures cannot be judged".to_owned()))?;
         open_software(File::from(OwnedFd::from(fd)), self.keyring.clone(), now, Some(admitted)).await

@@ -1,5 +1,6 @@
 use async_trait::async_trait;
 use pitstop_dbus::{HmiProxy, OtaError, VehicleStateProxy};
+use pitstop_runtime::operation::patiently;
 use pitstop_types::UpdateId;
 use zbus::Connection;
 
@@ -20,7 +21,7 @@ impl BusSafety {
 impl Safety for BusSafety {
     async fn consented(&self, update: &UpdateId) -> Result<(), OtaError> {
         let hmi = HmiProxy::builder(&self.bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-        let answer = match hmi.get_answer(update.as_str()).await {
+        let answer = match patiently(|| hmi.get_answer(update.as_str())).await {
             Err(OtaError::UnknownUpdate(text)) => return Err(OtaError::NoConsent(text)),
             other => other?,
         };
@@ -36,7 +37,7 @@ impl Safety for BusSafety {
     async fn safe(&self) -> Result<(), OtaError> {
         let state =
             VehicleStateProxy::builder(&self.bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
-        match state.check_safe().await? {
+        match patiently(|| state.check_safe()).await? {
             (true, true, _) => Ok(()),
             (_, _, reason) => Err(OtaError::NotSafe(reason)),
         }

@@ -1,6 +1,7 @@
 //! The asking side of `io.pitstop.Ota1.Operation`.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,6 +12,30 @@ use zbus::{Connection, ObjectPath, OwnedVariant};
 
 /// How long a silent operation is left alone before it is looked at again: a lost signal costs no more than this.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// How long a service that does not answer is waited for: it is starting, or systemd starts it again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Pause between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Makes a call again and again while its error is a temporary one, for a minute: the absence of a service for a moment must not
+/// become the end of work that takes minutes. For work, not for calls that somebody waits for.
+pub async fn patiently<T, F, Fut>(call: F) -> Result<T, OtaError>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T, OtaError>>,
+{
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match call().await {
+            Err(error) if error.is_temporary() && tokio::time::Instant::now() < deadline => {
+                log::debug!("asking again: {error}");
+                tokio::time::sleep(PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+}
 
 /// An operation's properties at one instant.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -90,4 +115,25 @@ async fn read(properties: &PropertiesProxy<'_>) -> Result<(Snapshot, Data), OtaE
     (snapshot.done, snapshot.total) = (number("Done"), number("Total"));
     let data = all.remove("Result").and_then(|v| Data::try_from(v).ok()).unwrap_or_default();
     Ok((snapshot, data))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_is_away_for_a_moment_is_waited_for_and_a_refusal_is_not() {
+        let tries = Cell::new(0);
+        let answer = patiently(|| async {
+            tries.set(tries.get() + 1);
+            if tries.get() < 20 { Err(OtaError::NotReady("starting".into())) } else { Ok(7) }
+        });
+        assert_eq!(answer.await, Ok(7));
+        let refusal = patiently(|| async { Err::<(), _>(OtaError::NoConsent("no".into())) });
+        assert_eq!(refusal.await, Err(OtaError::NoConsent("no".into())));
+        let never = patiently(|| async { Err::<(), _>(OtaError::NotReady("gone".into())) });
+        assert_eq!(never.await, Err(OtaError::NotReady("gone".into())));
+    }
 }

@@ -135,8 +135,12 @@ impl Operations {
     {
         let known = lock(&self.entries).get(&key).cloned();
         if let Some(entry) = known {
-            let ended = lock(&entry.progress).state != State::Running;
-            if !(ended && entry.durability == Durability::Transient) {
+            let again = {
+                let progress = lock(&entry.progress);
+                let passing = OtaError::from_name(&progress.error_name, "").is_temporary();
+                progress.state != State::Running && (entry.durability == Durability::Transient || passing)
+            };
+            if !again {
                 *lock(&entry.creator) = creator;
                 return Ok(entry.path.clone());
             }
@@ -244,6 +248,8 @@ impl OperationHandle {
     }
 
     async fn finish(&self, outcome: Result<ResultData, OtaError>) {
+        // What fails for a reason that passes has not ended: it is not remembered, and the same request starts it again.
+        let passing = outcome.as_ref().is_err_and(OtaError::is_temporary);
         let stored = {
             let mut progress = lock(&self.entry.progress);
             match outcome {
@@ -256,6 +262,11 @@ impl OperationHandle {
                     progress.error_text = text;
                 }
                 Err(error) => {
+                    let error = match error {
+                        OtaError::Bus(cause) if passing => OtaError::NotReady(cause.to_string()),
+                        OtaError::Bus(cause) => OtaError::Internal(cause.to_string()),
+                        named => named,
+                    };
                     progress.state = State::Failed;
                     progress.error_name = error.full_name();
                     progress.error_text = error.text();
@@ -264,7 +275,7 @@ impl OperationHandle {
             progress.clone()
         };
         let still_known = lock(&self.operations.entries).contains_key(&stored.key);
-        if self.entry.durability == Durability::Durable && still_known {
+        if self.entry.durability == Durability::Durable && still_known && !passing {
             let document = Document::new(self.operations.storage.clone(), stored_name(&stored.key), FORMAT);
             if let Err(error) = document.store(&stored) {
                 // Not remembered: after a restart the work, being idempotent, is done again.
@@ -462,6 +473,15 @@ mod tests {
         assert_eq!(u64::try_from(again["bytes"].clone()).unwrap(), 7);
         let other = started(&disk, key("bcm", 2), Err(OtaError::CheckFailed("no".into()))).await;
         assert_eq!(other, Err(OtaError::CheckFailed("no".into())));
+    }
+
+    #[tokio::test]
+    async fn a_failure_that_passes_is_not_remembered() {
+        let disk = Disk::new();
+        let away = started(&disk, key("bcm", 1), Err(OtaError::Bus(zbus::Error::InterfaceNotFound))).await;
+        assert!(matches!(away, Err(OtaError::NotReady(_))), "{away:?}");
+        assert_eq!(disk.files().len(), 0);
+        assert!(started(&disk, key("bcm", 1), Ok(ResultData::new())).await.is_ok());
     }
 
     #[tokio::test]
