@@ -37,8 +37,8 @@ pub struct Content {
     /// Times real: flash and boot times are divided by it, like the bus's.
     speed: f64,
     rng: StdRng,
-    /// What the ECU ran when it was told to reject everything else.
-    rejects_all_but: Option<Vec<u8>>,
+    /// What the ECU ran when it was told to reject everything else, and how often it still does (`None`: always).
+    rejects_all_but: Option<(Vec<u8>, Option<u32>)>,
     written: BTreeMap<Did, Vec<u8>>,
     dtcs_cleared: bool,
     /// Communication control (28): no broadcasts.
@@ -110,9 +110,9 @@ impl Content {
         self.mode == Mode::Application && !self.silent
     }
 
-    /// From now on memory that differs from what runs fails its checks.
-    pub fn reject_checks(&mut self) {
-        self.rejects_all_but = Some(self.flash.snapshot(self.running));
+    /// From now on memory that differs from what runs fails its checks, `left` of them if a number is given.
+    pub fn reject_checks(&mut self, left: Option<u32>) {
+        self.rejects_all_but = Some((self.flash.snapshot(self.running), left));
     }
 
     pub fn accept_checks(&mut self) {

@@ -70,8 +70,8 @@ impl SimEcu {
     }
 
     pub fn add_fault(&mut self, fault: Fault) {
-        if fault == Fault::RejectCheck {
-            self.server.content_mut().reject_checks();
+        if let Fault::RejectCheck { left } = fault {
+            self.server.content_mut().reject_checks(left);
         } else {
             self.faults.add(fault);
         }

@@ -5,8 +5,8 @@ use pitstop_uds::{Nrc, ServiceId};
 /// Something an ECU does wrong until it has done it often enough, or until it is told to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// `reject-check`: memory that differs from what the ECU ran when the fault was set fails every check.
-    RejectCheck,
+    /// `reject-check[:COUNT]`: memory that differs from what the ECU ran when the fault was set fails COUNT checks (every one without).
+    RejectCheck { left: Option<u32> },
     /// `nrc:SERVICE:CODE[:COUNT]`: answers the service with the code, COUNT times (always without).
     Nrc { service: ServiceId, nrc: Nrc, left: Option<u32> },
     /// `hang[:COUNT]`: does not answer, COUNT requests long.
@@ -20,7 +20,7 @@ pub enum Fault {
 /// Why a text is no fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is none of reject-check, nrc:SERVICE:CODE[:COUNT], hang[:COUNT], drop:SERVICE, reset:SERVICE:N (services and codes in hexadecimal)"
+    "{0:?} is none of reject-check[:COUNT], nrc:SERVICE:CODE[:COUNT], hang[:COUNT], drop:SERVICE, reset:SERVICE:N (services and codes in hexadecimal)"
 )]
 pub struct FaultError(String);
 
@@ -36,7 +36,8 @@ fn parse(text: &str) -> Option<Fault> {
     let words: Vec<_> = text.split(':').collect();
     let service = |word: &str| u8::from_str_radix(word, 16).ok().map(ServiceId::from);
     Some(match words.as_slice() {
-        ["reject-check"] => Fault::RejectCheck,
+        ["reject-check"] => Fault::RejectCheck { left: None },
+        ["reject-check", count] => Fault::RejectCheck { left: Some(count.parse().ok()?) },
         ["nrc", of, code] => Fault::Nrc { service: service(of)?, nrc: hex(code)?.into(), left: None },
         ["nrc", of, code, count] => {
             Fault::Nrc { service: service(of)?, nrc: hex(code)?.into(), left: Some(count.parse().ok()?) }
@@ -108,7 +109,7 @@ impl Fault {
 
     fn is_spent(&self) -> bool {
         match self {
-            Self::RejectCheck | Self::Drop { .. } => false,
+            Self::RejectCheck { .. } | Self::Drop { .. } => false,
             Self::Nrc { left, .. } | Self::Hang { left } => *left == Some(0),
             Self::Reset { left, .. } => *left == 0,
         }

@@ -43,7 +43,7 @@ struct Arguments {
     /// An ECU that starts with blank flash.
     #[arg(long, value_name = "ECU")]
     erased: Vec<EcuId>,
-    /// ECU=FAULT: reject-check, nrc:SERVICE:CODE[:COUNT], hang[:COUNT], drop:SERVICE, reset:SERVICE:N.
+    /// ECU=FAULT: reject-check[:COUNT], nrc:SERVICE:CODE[:COUNT], hang[:COUNT], drop:SERVICE, reset:SERVICE:N.
     #[arg(long, value_name = "ECU=FAULT")]
     fault: Vec<String>,
     /// Print one JSON line when ready (the default is a line for people).

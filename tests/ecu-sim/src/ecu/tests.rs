@@ -232,7 +232,7 @@ fn bank_status_names_both_banks() {
 #[test]
 fn a_rejecting_ecu_still_takes_back_what_it_ran() {
     let mut bench = Bench::new(Banks::Single);
-    bench.ecu.add_fault(Fault::RejectCheck);
+    bench.ecu.add_fault(Fault::RejectCheck { left: None });
     bench.ask(&[0x10, 0x02]).unwrap();
     assert_eq!(bench.flash("1.1.0"), (1, 1));
     bench.erase(IDENTITY, 0x400);
@@ -243,6 +243,16 @@ fn a_rejecting_ecu_still_takes_back_what_it_ran() {
     assert_eq!(bench.routine(0xFF01, &[]), 0);
     bench.reset();
     assert_eq!(bench.version().as_deref(), Some("1.0.0"));
+}
+
+#[test]
+fn an_ecu_that_rejects_once_accepts_the_same_memory_afterwards() {
+    let mut bench = Bench::new(Banks::Single);
+    bench.ecu.add_fault("reject-check:1".parse().unwrap());
+    bench.ask(&[0x10, 0x02]).unwrap();
+    assert_eq!(bench.flash("1.1.0").0, 1);
+    bench.erase(IDENTITY, 0x400);
+    assert_eq!(bench.flash("1.1.0"), (0, 0));
 }
 
 #[test]
