@@ -19,7 +19,7 @@ pub fn run(args: &[String]) -> Outcome {
     let at = args.iter().position(|a| a == "--tag");
     let tag = at.and_then(|at| args.get(at + 1)).map_or("localhost/pitstop-backend:latest", String::as_str);
     ensure_buildah()?;
-    step("building the backend", cargo().args(["build", "-p", "pitstop-backend"]))?;
+    step("building the backend", cargo().args(["build", "--workspace", "--quiet"]))?;
     let program = target_dir().join("debug/pitstop-backend");
     let buildah = |args: &[&str]| output(Command::new("buildah").args(["--storage-driver", "vfs"]).args(args));
     let container = buildah(&["from", "scratch"])?.trim().to_owned();
@@ -53,7 +53,7 @@ pub fn run(args: &[String]) -> Outcome {
     ])?;
     let image = buildah(&["commit", "--quiet", &container, tag])?;
     buildah(&["rm", &container])?;
-    println!("{tag} {}", image.trim());
+    eprintln!("    image {tag} {}", image.trim());
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::container;
 use crate::setup;
 use crate::shell::{self, Failure, Outcome, cargo, step};
 
@@ -12,6 +13,9 @@ pub fn run(args: &[String]) -> Outcome {
     }
     setup::ensure()?;
     build()?;
+    if args.iter().any(|a| a == "container" || a == "--backend=container") {
+        container::run(&[])?;
+    }
     start("pitstop-demo", args)
 }
 

@@ -9,13 +9,84 @@ use serde_json::{Value, json};
 
 use crate::process::{Program, Start, free_port, run};
 
+/// Where the backend runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Hosting {
+    /// As a program of this machine.
+    #[default]
+    Process,
+    /// Out of the image that `cargo xtask container` made, by buildah.
+    Container,
+}
+
+/// How to start the server: a program and what stands before its own arguments.
+#[derive(Debug, Clone)]
+struct Server {
+    program: PathBuf,
+    before: Vec<String>,
+    /// The working container, to be removed at the end.
+    container: Option<String>,
+}
+
+/// Name of the image.
+const IMAGE: &str = "localhost/pitstop-backend:latest";
+/// How buildah is spoken to; the same words as in `cargo xtask container`.
+const BUILDAH: [&str; 2] = ["--storage-driver", "vfs"];
+
+impl Server {
+    fn new(hosting: Hosting, program: &Path, dir: &Path) -> anyhow::Result<Self> {
+        if hosting == Hosting::Process {
+            return Ok(Self { program: program.to_owned(), before: Vec::new(), container: None });
+        }
+        let buildah = Path::new("buildah");
+        let words = [&BUILDAH[..], &["from", IMAGE]].concat();
+        let made =
+            run(buildah, &words).context("making a container; was the image made by `cargo xtask container`?")?;
+        let container = made.trim().to_owned();
+        // The same path inside as outside, because the configuration names absolute paths.
+        let volume = format!("{0}:{0}", path(dir)?);
+        let run = [
+            "run",
+            "--isolation",
+            "chroot",
+            "--user",
+            "0",
+            "-v",
+            &volume,
+            &container,
+            "--",
+            "/usr/bin/pitstop-backend",
+        ];
+        let before = BUILDAH.iter().chain(&run).map(|word| (*word).to_owned()).collect();
+        Ok(Self { program: buildah.to_owned(), before, container: Some(container) })
+    }
+
+    async fn serve(&self, dir: &Path, logs: &Path) -> anyhow::Result<(Program, Value)> {
+        let mut args = self.before.clone();
+        args.extend(["serve", "--dir", path(dir)?].map(str::to_owned));
+        let start = Start { name: "backend", program: self.program.clone(), args, user: None, environment: Vec::new() };
+        let mut server = start.spawn(logs)?;
+        let ready = server.ready_line().await?;
+        Ok((server, ready))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(container) = &self.container {
+            // One that stays behind takes some space, no more.
+            let _ = run(Path::new("buildah"), &[&BUILDAH[..], &["rm", container]].concat());
+        }
+    }
+}
+
 /// A running backend with its broker.
 #[derive(Debug)]
 pub struct Backend {
     pub dir: PathBuf,
-    program: PathBuf,
     logs: PathBuf,
-    server: Program,
+    running: Program,
+    server: Server,
     _broker: Program,
     rest: Rest,
     /// What it said when it was ready: its addresses.
@@ -24,7 +95,13 @@ pub struct Backend {
 
 impl Backend {
     /// Makes a new backend in `dir` and starts it and mosquitto.
-    pub async fn start(dir: &Path, program: &Path, keyring: &Path, logs: &Path) -> anyhow::Result<Self> {
+    pub async fn start(
+        dir: &Path,
+        program: &Path,
+        hosting: Hosting,
+        keyring: &Path,
+        logs: &Path,
+    ) -> anyhow::Result<Self> {
         let (mqtt, public, device, admin) = (free_port()?, free_port()?, free_port()?, free_port()?);
         let at = |port: u16| format!("127.0.0.1:{port}");
         let words = [
@@ -59,51 +136,30 @@ impl Backend {
             environment: Vec::new(),
         }
         .spawn(logs)?;
-        let (server, ready) = serve(dir, program, logs).await?;
+        let server = Server::new(hosting, program, dir)?;
+        let (running, ready) = server.serve(dir, logs).await?;
         let rest = Rest::new(dir, &ready)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            program: program.to_owned(),
-            logs: logs.to_owned(),
-            server,
-            _broker: broker,
-            rest,
-            ready,
-        })
+        Ok(Self { dir: dir.to_owned(), logs: logs.to_owned(), running, server, _broker: broker, rest, ready })
     }
 
     /// Takes the servers away at once, as when a machine dies.
     pub fn kill(&mut self) {
-        self.server.kill();
+        self.running.kill();
     }
 
     pub async fn stop(&mut self) {
-        self.server.stop().await;
+        self.running.stop().await;
     }
 
     /// Starts it again on the same addresses.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        let (server, ready) = serve(&self.dir, &self.program, &self.logs).await?;
-        (self.server, self.ready) = (server, ready);
+        (self.running, self.ready) = self.server.serve(&self.dir, &self.logs).await?;
         Ok(())
     }
 
     pub fn rest(&self) -> &Rest {
         &self.rest
     }
-}
-
-async fn serve(dir: &Path, program: &Path, logs: &Path) -> anyhow::Result<(Program, Value)> {
-    let mut server = Start {
-        name: "backend",
-        program: program.to_owned(),
-        args: vec!["serve".into(), "--dir".into(), path(dir)?.to_owned()],
-        user: None,
-        environment: Vec::new(),
-    }
-    .spawn(logs)?;
-    let ready = server.ready_line().await?;
-    Ok((server, ready))
 }
 
 /// The operator's interface.

@@ -230,7 +230,7 @@ impl Story {
             sleep(Duration::from_millis(200)).await;
             self.world.tcu.boot()?;
             self.next_cut = None;
-            if self.cuts < 5 && self.rng.next_u32() % 3 != 0 {
+            if self.cuts < 5 && !self.rng.next_u32().is_multiple_of(3) {
                 self.plan_cut();
             }
         }

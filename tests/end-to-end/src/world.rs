@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 use zbus::Connection;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Hosting};
 use crate::bus::Bus;
 use crate::firmware::Firmware;
 use crate::programs::Programs;
@@ -41,6 +41,13 @@ pub struct Options {
     pub dir: Option<PathBuf>,
     /// Told as each part starts.
     pub quiet: bool,
+    pub backend: Hosting,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seed: 1, bus_speed: 1.0, dir: None, quiet: false, backend: Hosting::Process }
+    }
 }
 
 /// A vehicle, its backend, and what joins them. Dropping it ends all of it.
@@ -78,7 +85,8 @@ impl World {
         say("signing real firmware into bundles, before and after");
         let firmware = Firmware::make(&dir.join("firmware"), &programs.bundle_tool)?;
         say("backend and broker");
-        let backend = Backend::start(&dir.join("backend"), &programs.backend, &firmware.keyring, &logs).await?;
+        let backend =
+            Backend::start(&dir.join("backend"), &programs.backend, options.backend, &firmware.keyring, &logs).await?;
         let release =
             backend.rest().publish(&firmware.before, &firmware.after).await.context("publishing the releases")?;
         say("simulated control units and their buses");

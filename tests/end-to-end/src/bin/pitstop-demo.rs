@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pitstop_end_to_end::backend::Hosting;
 use pitstop_end_to_end::scenario::{self, Answerer, Report, Scenario};
 use pitstop_end_to_end::show;
 use pitstop_end_to_end::world::{EcuVersion, Options};
@@ -28,6 +29,9 @@ struct Arguments {
     /// Speed of the simulated buses, times real time.
     #[arg(long, default_value_t = 1.0, value_parser = speed)]
     bus_speed: f64,
+    /// Where the backend runs: as a program, or out of its container image (made first).
+    #[arg(long, value_enum, default_value = "process")]
+    backend: Hosting,
     /// Folder for everything it makes; kept. Without it a temporary folder is used and removed.
     #[arg(long, value_name = "FOLDER")]
     dir: Option<PathBuf>,
