@@ -66,8 +66,13 @@ fn main() -> ExitCode {
 }
 
 async fn demonstrate(arguments: &Arguments) -> ExitCode {
-    let options =
-        Options { seed: arguments.seed, bus_speed: arguments.bus_speed, dir: arguments.dir.clone(), quiet: false };
+    let options = Options {
+        seed: arguments.seed,
+        bus_speed: arguments.bus_speed,
+        dir: arguments.dir.clone(),
+        quiet: false,
+        backend: arguments.backend,
+    };
     let answerer = if arguments.auto { Answerer::Auto } else { Answerer::Person };
     match scenario::run(arguments.scenario, &options, answerer).await {
         Ok(report) => tell(&report, arguments.json),
