@@ -5,11 +5,12 @@ use std::process::Command;
 
 use crate::setup;
 use crate::shell::{Failure, Outcome, cargo, has, step, workspace};
+use crate::units;
 
 pub fn run(args: &[String]) -> Outcome {
     if args.iter().any(|a| a == "--help" || a == "-h") {
         println!(
-            "usage: cargo xtask lint\n\ncargo fmt --check, clippy with warnings as errors, cargo-deny (installed if missing), xmllint."
+            "usage: cargo xtask lint\n\ncargo fmt --check, clippy with warnings as errors, cargo-deny (installed if missing), xmllint,\nsystemd-analyze over the image's units."
         );
         return Ok(());
     }
@@ -21,6 +22,7 @@ pub fn run(args: &[String]) -> Outcome {
         cargo().args(["check", "--quiet", "-p", "pitstopd", "--no-default-features"]),
     )?;
     xml()?;
+    units::check()?;
     if !has("cargo-deny") {
         step(
             "installing cargo-deny",

@@ -4,10 +4,13 @@
 
 mod container;
 mod demo;
+mod image;
 mod lint;
+mod qemu;
 mod setup;
 mod shell;
 mod test;
+mod units;
 
 use std::process::ExitCode;
 
@@ -21,6 +24,8 @@ usage: cargo xtask COMMAND [options]
   lint                 formatting, clippy, licences and bans, XML
   bench [NAME]         measurements: status (answers while an installation runs), rates (CAN, CAN FD, DoIP)
   container [--tag T]  an OCI image of the backend, made by buildah
+  image [options]      a bootable disk of the TCU from Debian packages, and the update bundle of the same software
+  qemu [options]       boots that disk with a TPM, a watchdog and CAN controllers; --smoke judges the start
 
 Every command takes --help; demo, bench and setup take --json.";
 
@@ -37,6 +42,8 @@ fn main() -> ExitCode {
         "lint" => lint::run(rest),
         "bench" => demo::bench(rest),
         "container" => container::run(rest),
+        "image" => image::run(rest),
+        "qemu" => qemu::run(rest),
         "--help" | "-h" | "help" => {
             println!("{HELP}");
             Ok(())

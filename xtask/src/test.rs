@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use crate::setup;
 use crate::shell::{Outcome, cargo, has, step, workspace};
+use crate::{demo, setup};
 
 pub fn run(args: &[String]) -> Outcome {
     if args.iter().any(|a| a == "--help" || a == "-h") {
@@ -14,7 +14,10 @@ pub fn run(args: &[String]) -> Outcome {
     }
     setup::ensure()?;
     let python = setup::peers()?;
+    // Tests of the whole vehicle start the programs of other packages, which neither runner builds for them.
+    demo::build()?;
     let mut tests = cargo();
+    tests.env("PITSTOP_PEERS_PYTHON", &python);
     if has("cargo-nextest") {
         tests
             .args([
@@ -35,7 +38,6 @@ pub fn run(args: &[String]) -> Outcome {
     if !has("cargo-nextest") {
         eprintln!("    (cargo-nextest is not installed; cargo test ran them)");
     }
-    step("programs for the peers", cargo().args(["build", "--quiet", "-p", "pitstopd", "-p", "pitstop-ecu-sim"]))?;
     step(
         "tests against peers",
         Command::new(python)

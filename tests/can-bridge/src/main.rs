@@ -1,0 +1,43 @@
+//! `can-bridge join HOST:PORT INTERFACE=BUS[+fd]...` in the guest, `can-bridge relay ADDRESS:PORT HUB-SOCKET` on the host.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use pitstop_can_bridge::{Joint, join, relay};
+
+const USAGE: &str =
+    "usage: can-bridge join HOST:PORT INTERFACE=BUS[+fd]...\n       can-bridge relay ADDRESS:PORT HUB-SOCKET";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let ended = runtime.context("starting the event loop").and_then(|runtime| runtime.block_on(run(&words)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("can-bridge: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(words: &[&str]) -> anyhow::Result<()> {
+    match words {
+        ["join", server, joints @ ..] if !joints.is_empty() => {
+            let mut tasks = tokio::task::JoinSet::new();
+            for joint in joints {
+                let (server, joint): (String, Joint) = ((*server).to_owned(), joint.parse()?);
+                tasks.spawn(async move { join(&server, &joint).await });
+            }
+            tasks.join_all().await;
+            Ok(())
+        }
+        ["relay", address, hub] => {
+            let listener =
+                tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening at {address}"))?;
+            Ok(relay(listener, std::path::Path::new(hub)).await?)
+        }
+        _ => bail!("{USAGE}"),
+    }
+}

@@ -1,0 +1,244 @@
+//! The root file system as a folder: Debian's packages, of the kernel's modules the few that are used, our programs and files.
+
+use std::collections::BTreeSet;
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{Paths, Version, copy, folder, list, qemu_file, quiet, read, write};
+use crate::shell::{Failure, Outcome, output, step, target_dir, workspace};
+
+const SUITE: &str = "bookworm";
+
+/// What the image never needs of Debian's packages.
+const LEFT_OUT: &[&str] = &["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*"];
+
+/// The initial file system loads just what it takes to mount the root.
+const INITRD_SETTINGS: &str = r#"mkdir -p "$1/etc/initramfs-tools/conf.d"
+printf 'MODULES=list\nRESUME=none\nCOMPRESS=zstd\n' > "$1/etc/initramfs-tools/conf.d/pitstop.conf"
+printf 'virtio_pci\nvirtio_blk\next4\ncrc32c_generic\n' > "$1/etc/initramfs-tools/modules""#;
+
+/// The services, each started by a name of its own.
+pub const SERVICES: &[&str] = &[
+    "manager",
+    "backend-link",
+    "downloader",
+    "validator",
+    "hmi",
+    "flasher",
+    "self-update",
+    "uds-server",
+    "vehicle-state",
+];
+
+/// Debian's part, unpacked; made anew only when the lists of packages or modules change.
+pub fn base(paths: &Paths) -> Result<PathBuf, Failure> {
+    let packages = list(&qemu_file("packages.txt"))?;
+    let modules = list(&qemu_file("modules.txt"))?;
+    let tarball = paths.dir.join(format!("debian-{:016x}.tar", key(&[&packages, &[INITRD_SETTINGS.to_owned()]])));
+    if !tarball.is_file() {
+        fetch(&packages, &tarball)?;
+    }
+    let base = paths.dir.join(format!("base-{:016x}", key(&[&packages, &[INITRD_SETTINGS.to_owned()], &modules])));
+    if base.join("etc/debian_version").is_file() {
+        return Ok(base);
+    }
+    let half = paths.dir.join("base-unpacking");
+    let _ = fs::remove_dir_all(&half);
+    folder(&half)?;
+    step(
+        "unpacking Debian's part",
+        Command::new("tar").args(["--numeric-owner", "--xattrs", "-xf"]).arg(&tarball).arg("-C").arg(&half),
+    )?;
+    prune_modules(&half, &modules)?;
+    fs::rename(&half, &base).map_err(|e| Failure::new(format!("{}: {e}", base.display())))?;
+    Ok(base)
+}
+
+fn key(lists: &[&[String]]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (SUITE, LEFT_OUT, lists).hash(&mut hasher);
+    hasher.finish()
+}
+
+fn fetch(packages: &[String], tarball: &Path) -> Outcome {
+    // A half-made tarball must not be taken for a whole one.
+    let half = tarball.with_extension("half.tar");
+    let mut make = Command::new("mmdebstrap");
+    make.args(["--quiet", "--variant=minbase", "--aptopt=APT::Install-Recommends \"false\""]);
+    make.args(LEFT_OUT.iter().map(|path| format!("--dpkgopt=path-exclude={path}")));
+    make.arg(format!("--include={}", packages.join(",")));
+    make.arg(format!("--essential-hook={INITRD_SETTINGS}")).arg(SUITE).arg(&half);
+    step("Debian's packages (once; some minutes)", &mut make)?;
+    fs::rename(&half, tarball).map_err(|e| Failure::new(format!("{}: {e}", tarball.display())))
+}
+
+/// Keeps the listed modules with what they depend on.
+fn prune_modules(root: &Path, wanted: &[String]) -> Outcome {
+    let all = root.join("usr/lib/modules");
+    let all = if all.is_dir() { all } else { root.join("lib/modules") };
+    let version = fs::read_dir(&all)
+        .ok()
+        .and_then(|mut entries| entries.next())
+        .and_then(Result::ok)
+        .and_then(|entry| entry.file_name().into_string().ok())
+        .ok_or_else(|| Failure::new(format!("{}: no kernel modules", all.display())))?;
+    let mut keep = BTreeSet::new();
+    for module in wanted {
+        let needed = output(Command::new("modprobe").arg("-d").arg(root).args([
+            "-S",
+            &version,
+            "--show-depends",
+            module.as_str(),
+        ]))?;
+        let files = needed.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|line| line.trim().to_owned());
+        keep.extend(files.filter_map(|file| Path::new(&file).canonicalize().ok()));
+    }
+    let kernel = all.join(&version).join("kernel");
+    remove_others(&kernel, &keep)?;
+    quiet("depmod", Command::new("depmod").arg("-b").arg(root).arg(&version).output())
+}
+
+fn remove_others(folder: &Path, keep: &BTreeSet<PathBuf>) -> Outcome {
+    let entries = fs::read_dir(folder).map_err(|e| Failure::new(format!("{}: {e}", folder.display())))?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            remove_others(&path, keep)?;
+            // Fails where something is left, which is right.
+            let _ = fs::remove_dir(&path);
+        } else if !path.canonicalize().is_ok_and(|real| keep.contains(&real)) {
+            fs::remove_file(&path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+        }
+    }
+    Ok(())
+}
+
+/// The whole root: base, our programs, both overlays, trust, users, enabled units.
+pub fn tree(paths: &Paths, base: &Path, profile: &str) -> Outcome {
+    eprintln!("==> root file system");
+    let tree = paths.tree();
+    let _ = fs::remove_dir_all(&tree);
+    copy(base, &tree)?;
+    kernel(&tree)?;
+    for overlay in [workspace().join("rootfs-overlay"), qemu_file("overlay")] {
+        // With root as the owner, and readable whatever the umask was when the files were checked out.
+        quiet(
+            "overlay",
+            Command::new("cp").args(["-r", "--no-preserve=all"]).arg(overlay.join(".")).arg(&tree).output(),
+        )?;
+    }
+    programs(&tree, &target_dir().join(profile))?;
+    trust(paths, &tree)?;
+    quiet("users", Command::new("systemd-sysusers").arg(format!("--root={}", tree.display())).output())?;
+    quiet(
+        "root administers Pitstop",
+        Command::new("chroot").arg(&tree).args(["/usr/sbin/usermod", "-aG", "pitstop-admin", "root"]).output(),
+    )?;
+    enable(&tree)?;
+    fixtures(&tree)
+}
+
+/// The kernel and its initial file system under the names that the GRUB script knows.
+fn kernel(tree: &Path) -> Outcome {
+    let boot = tree.join("boot");
+    let entries = fs::read_dir(&boot).map_err(|e| Failure::new(format!("{}: {e}", boot.display())))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let target = match name.split_once('-') {
+            Some(("vmlinuz", _)) => "vmlinuz",
+            Some(("initrd.img", _)) => "initrd",
+            _ if entry.path().is_dir() => continue,
+            _ => {
+                let _ = fs::remove_file(entry.path());
+                continue;
+            }
+        };
+        fs::rename(entry.path(), boot.join(target)).map_err(|e| Failure::new(format!("{name}: {e}")))?;
+    }
+    // Debian's links to the versioned names.
+    for link in ["vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"] {
+        let _ = fs::remove_file(tree.join(link));
+    }
+    Ok(())
+}
+
+fn programs(tree: &Path, built: &Path) -> Outcome {
+    let libexec = tree.join("usr/libexec/pitstop");
+    folder(&libexec)?;
+    let install = |from: PathBuf, to: PathBuf| -> Outcome {
+        fs::copy(&from, &to).map_err(|e| Failure::new(format!("{}: {e}", from.display())))?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).map_err(|e| Failure::new(e.to_string()))
+    };
+    install(built.join("pitstopd"), libexec.join("pitstopd"))?;
+    install(built.join("pitstopctl"), tree.join("usr/bin/pitstopctl"))?;
+    // Not ours to ship: the far end of the emulated buses.
+    install(built.join("can-bridge"), libexec.join("can-bridge"))?;
+    for service in SERVICES {
+        symlink("pitstopd", libexec.join(format!("pitstop-{service}")))
+            .map_err(|e| Failure::new(format!("pitstop-{service}: {e}")))?;
+    }
+    Ok(())
+}
+
+/// What the software is built to believe.
+fn trust(paths: &Paths, tree: &Path) -> Outcome {
+    let lib = tree.join("usr/lib/pitstop");
+    write(&lib.join("keyring.pem"), read(&paths.keys().join("keyring.pem"))?)?;
+    for repository in ["director", "image"] {
+        let root = read(&paths.backend().join("uptane").join(repository).join("root.json"))?;
+        write(&lib.join("uptane").join(repository).join("root.json"), root)?;
+    }
+    Ok(())
+}
+
+/// Enables and disables units as the presets of both overlays say.
+fn enable(tree: &Path) -> Outcome {
+    let presets = tree.join("usr/lib/systemd/system-preset");
+    let mut units = Vec::new();
+    for file in ["40-qemu.preset", "50-pitstop.preset"] {
+        for line in list(&presets.join(file))? {
+            let Some((_, unit)) = line.split_once(' ') else { continue };
+            if !unit.contains('*') {
+                units.push(unit.to_owned());
+            }
+        }
+    }
+    units.extend(SERVICES.iter().map(|service| format!("pitstop-{service}.service")));
+    let root = format!("--root={}", tree.display());
+    let known = |unit: &String| {
+        let file = match unit.split_once('@') {
+            Some((template, rest)) => format!("{template}@.{}", rest.rsplit('.').next().unwrap_or_default()),
+            None => unit.clone(),
+        };
+        ["usr/lib", "etc"].iter().any(|at| tree.join(at).join("systemd/system").join(&file).exists())
+            || tree.join("lib/systemd/system").join(&file).exists()
+    };
+    units.retain(known);
+    quiet("presets", Command::new("systemctl").arg(root).arg("preset").args(&units).output())
+}
+
+/// What a read-only root needs beside the overlays.
+fn fixtures(tree: &Path) -> Outcome {
+    for mount_point in ["data", "etc/pitstop", "var/lib/pitstop"] {
+        folder(&tree.join(mount_point))?;
+    }
+    // Empty, not absent: each start gets an id of its own, and nothing takes it for the very first start.
+    write(&tree.join("etc/machine-id"), "")?;
+    write(&tree.join("etc/hostname"), "tcu\n")?;
+    write(&tree.join("etc/fstab"), "# Mounts are units; see /usr/lib/systemd/system.\n")
+}
+
+/// Says in the slot what it holds.
+pub fn set_version(tree: &Path, version: Version) -> Outcome {
+    write(
+        &tree.join("etc/pitstop-release"),
+        format!(
+            "SOFTWARE_NUMBER=PS-TCU-0005\nVERSION={}\nCOUNTER={}\nHARDWARE=tcu-a1\n",
+            version.name, version.counter
+        ),
+    )
+}

@@ -1,0 +1,105 @@
+//! Boots the image in QEMU: firmware, GRUB, kernel and services as on the vehicle, with a TPM, a watchdog and CAN controllers.
+
+mod machine;
+mod shell;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::image::{self, Paths};
+use crate::shell::{Failure, Outcome};
+use machine::{Console, Machine, Options};
+
+const HELP: &str = "\
+usage: cargo xtask qemu [--smoke] [--fresh] [--json]
+
+Boots target/tcu/disk.img (made first if absent) on a copy that keeps its changes, with OVMF, GRUB, a TPM, a watchdog, two CAN
+controllers on one bus and a virtual CAN FD bus. The console is this terminal, logged in as root; Ctrl-A X ends it.
+
+--smoke   boots a fresh disk without a terminal, waits for all services, asks `pitstopctl status`, powers off; the exit status tells
+--fresh   begins with the factory's disk and an empty TPM
+--json    with --smoke: ends with one line of JSON
+
+The TCU's diagnostic server answers at 127.0.0.1:14400. Console log of --smoke: target/tcu/smoke/console.log.";
+
+/// How long a start may take. It takes 30 s on two cores without KVM; ten times that for a busy machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
+/// How long services may need to answer after the target was reached, and the machine to power off.
+const ANSWER_LIMIT: Duration = Duration::from_secs(90);
+
+pub fn run(args: &[String]) -> Outcome {
+    let flag = |name: &str| args.iter().any(|a| a == name);
+    if flag("--help") || flag("-h") {
+        println!("{HELP}");
+        return Ok(());
+    }
+    image::ensure()?;
+    let paths = Paths::new();
+    if !paths.disk().is_file() {
+        image::run(&[])?;
+    }
+    if flag("--smoke") {
+        return smoke(&paths, flag("--json"));
+    }
+    let dir = paths.dir.join("run");
+    let mut machine = Machine::start(&paths, &Options { dir, fresh: flag("--fresh"), console: Console::Terminal })?;
+    machine.wait()
+}
+
+/// One start from the factory's disk, judged from outside.
+fn smoke(paths: &Paths, as_json: bool) -> Outcome {
+    let started = Instant::now();
+    let dir = paths.dir.join("smoke");
+    let mut machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log })?;
+    eprintln!("==> starting (console: {})", machine.console_log().display());
+    machine.wait_for_line(&["Reached target", "pitstop.target"], BOOT_LIMIT)?;
+    let booted = started.elapsed();
+    eprintln!("    pitstop.target: {:.1} s", booted.as_secs_f32());
+    let mut shell = machine.shell(ANSWER_LIMIT)?;
+    let command_line = shell.run("cat /proc/cmdline", ANSWER_LIMIT)?.text;
+    let units = shell.run("systemctl list-units --plain --no-legend --all 'pitstop-*.service'", ANSWER_LIMIT)?.text;
+    let services = services(&units);
+    let status = shell.run("pitstopctl status --json", ANSWER_LIMIT)?;
+    let failed = shell.run("systemctl --failed --plain --no-legend", ANSWER_LIMIT)?.text;
+    shell.send("systemctl poweroff")?;
+    machine.wait_for_end(ANSWER_LIMIT)?;
+    let slot = command_line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).unwrap_or_default();
+    let active = services.iter().filter(|(_, state)| *state == "active").count();
+    let parsed: Value = serde_json::from_str(status.text.trim()).unwrap_or(Value::Null);
+    let ok = slot == "A"
+        && active == image::SERVICES.len()
+        && status.code == 0
+        && parsed.is_object()
+        && failed.trim().is_empty();
+    if as_json {
+        println!(
+            "{}",
+            json!({
+                "ok": ok,
+                "slot": slot,
+                "boot_secs": (booted.as_secs_f32() * 10.0).round() / 10.0,
+                "total_secs": (started.elapsed().as_secs_f32() * 10.0).round() / 10.0,
+                "services": services.iter().map(|(name, state)| json!({ "unit": name, "state": state })).collect::<Vec<_>>(),
+                "failed_units": failed.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>(),
+                "status": parsed,
+            })
+        );
+    }
+    if ok {
+        eprintln!("    slot {slot}, {active} services active, status answered");
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "slot {slot:?}, {active} of {} services active, status ended with {}\nunits:\n{units}\nfailed:\n{failed}\nstatus:\n{}",
+        image::SERVICES.len(),
+        status.code,
+        status.text
+    )))
+}
+
+/// Name and state of each unit of `systemctl list-units`.
+fn services(listed: &str) -> Vec<(String, &str)> {
+    let columns = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    columns.filter_map(|words| Some(((*words.first()?).to_owned(), *words.get(2)?))).collect()
+}

@@ -1,0 +1,174 @@
+//! One emulated TCU: its disk, TPM, buses and lines.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::shell::Shell;
+use crate::image::Paths;
+use crate::shell::{Failure, Outcome, output};
+
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Where the TCU's diagnostic server is reached on the host.
+const DIAGNOSTIC_PORT: u16 = 14400;
+
+/// Where the console goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// This terminal, with QEMU's own commands behind Ctrl-A.
+    Terminal,
+    /// A file.
+    Log,
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Disk, firmware variables, TPM state and logs of this machine.
+    pub dir: PathBuf,
+    /// Whether to begin as from the factory.
+    pub fresh: bool,
+    pub console: Console,
+}
+
+/// A running machine. Dropping it takes its power away.
+#[derive(Debug)]
+pub struct Machine {
+    dir: PathBuf,
+    sockets: PathBuf,
+    qemu: Child,
+    tpm: Child,
+}
+
+impl Machine {
+    pub fn start(paths: &Paths, options: &Options) -> Result<Self, Failure> {
+        let dir = options.dir.clone();
+        if options.fresh {
+            let _ = fs::remove_dir_all(&dir);
+        }
+        fs::create_dir_all(dir.join("tpm")).map_err(|e| Failure::new(format!("{}: {e}", dir.display())))?;
+        // A socket's path has 107 bytes at most, and nobody knows how deep the workspace lies.
+        let made = output(Command::new("mktemp").args(["-d", "-t", "pitstop-qemu-XXXXXX"]))?;
+        let sockets = PathBuf::from(made.trim());
+        for (from, name) in [(paths.disk(), "disk.img"), (PathBuf::from(FIRMWARE_VARIABLES), "efi-variables.fd")] {
+            let to = dir.join(name);
+            if !to.is_file() {
+                output(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(from).arg(&to))?;
+            }
+        }
+        let tpm = start_tpm(&dir, &sockets)?;
+        let qemu = emulator(&dir, &sockets, options.console)
+            .spawn()
+            .map_err(|e| Failure::new(format!("cannot start qemu-system-x86_64: {e}")))?;
+        Ok(Self { dir, sockets, qemu, tpm })
+    }
+
+    pub fn console_log(&self) -> PathBuf {
+        self.dir.join("console.log")
+    }
+
+    /// Waits for the machine's end at a terminal.
+    pub fn wait(&mut self) -> Outcome {
+        let status = self.qemu.wait().map_err(|e| Failure::new(format!("waiting for QEMU: {e}")))?;
+        if status.success() { Ok(()) } else { Err(Failure::new(format!("QEMU ended with {status}"))) }
+    }
+
+    /// Waits until a line of the console has all the words.
+    pub fn wait_for_line(&mut self, words: &[&str], limit: Duration) -> Outcome {
+        let deadline = Instant::now() + limit;
+        loop {
+            let log = fs::read(self.console_log()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            if log.lines().any(|line| words.iter().all(|word| line.contains(word))) {
+                return Ok(());
+            }
+            let ended = self.qemu.try_wait().ok().flatten();
+            if ended.is_some() || Instant::now() > deadline {
+                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                let what = if ended.is_some() { "the machine ended" } else { "it took too long" };
+                return Err(Failure::new(format!("no {words:?} on the console: {what}\n{}", tail.join("\n"))));
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until the machine has switched itself off.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Outcome {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if self.qemu.try_wait().ok().flatten().is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Err(Failure::new("the machine does not switch itself off"))
+    }
+
+    /// A root shell on the second serial line.
+    pub fn shell(&self, limit: Duration) -> Result<Shell, Failure> {
+        Shell::open(&self.sockets.join("shell.sock"), limit)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        for child in [&mut self.qemu, &mut self.tpm] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(&self.sockets);
+    }
+}
+
+/// swtpm, which wants absolute paths.
+fn start_tpm(dir: &Path, sockets: &Path) -> Result<Child, Failure> {
+    let socket = sockets.join("tpm.sock");
+    let state = dir.join("tpm").canonicalize().map_err(|e| Failure::new(format!("{}: {e}", dir.display())))?;
+    let child = Command::new("swtpm")
+        .args(["socket", "--tpm2", "--tpmstate", &format!("dir={}", state.display())])
+        .args(["--ctrl", &format!("type=unixio,path={}", socket.display())])
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(|e| Failure::new(format!("cannot start swtpm: {e}")))?;
+    for _ in 0..100 {
+        if socket.exists() {
+            return Ok(child);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err(Failure::new("swtpm made no socket in 5 s"))
+}
+
+fn emulator(dir: &Path, sockets: &Path, console: Console) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    let kvm = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
+    if kvm {
+        qemu.args(["-accel", "kvm"]);
+    }
+    qemu.args(["-accel", "tcg,thread=multi"]);
+    qemu.args(["-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "1024", "-display", "none", "-nodefaults"]);
+    qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}")]);
+    qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", dir.join("efi-variables.fd").display())]);
+    qemu.args(["-drive", &format!("if=none,id=disk,format=raw,file={}", dir.join("disk.img").display())]);
+    qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+    qemu.args(["-chardev", &format!("socket,id=tpm,path={}", sockets.join("tpm.sock").display())]);
+    qemu.args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]);
+    qemu.args(["-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{DIAGNOSTIC_PORT}-:13400")]);
+    qemu.args(["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"]);
+    // A hang of the guest restarts it, as the hardware's watchdog would.
+    qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+    // Two controllers on one bus: the TCU's own, and the far end for the simulated ECUs. The image names them by these addresses.
+    qemu.args(["-object", "can-bus,id=can0"]);
+    qemu.args(["-device", "kvaser_pci,canbus=can0,addr=10", "-device", "kvaser_pci,canbus=can0,addr=11"]);
+    match console {
+        Console::Terminal => qemu.args(["-serial", "mon:stdio"]),
+        Console::Log => {
+            qemu.stdin(Stdio::null());
+            qemu.args(["-serial", &format!("file:{}", dir.join("console.log").display())])
+        }
+    };
+    qemu.args(["-serial", &format!("unix:{},server=on,wait=off", sockets.join("shell.sock").display())]);
+    qemu
+}
