@@ -110,7 +110,7 @@ async fn from_hub(mut read: BufReader<OwnedReadHalf>, can: &CanBus) -> anyhow::R
         while let Some(message) = HubMessage::decode_from(&mut rest)? {
             if let HubMessage::Received(frame) = message {
                 // Not waited for: the interface's queue keeps the order, and the next frame need not wait for this one's time.
-                let _ = can.send(frame).await?;
+                drop(can.send(frame).await?);
             }
         }
         let used = received.len() - rest.len();

@@ -124,6 +124,11 @@ impl Backend {
             &at(admin),
         ];
         run(program, &words)?;
+        Self::open(dir, program, hosting, logs).await
+    }
+
+    /// Starts the backend that was made in `dir` before, and mosquitto.
+    pub async fn open(dir: &Path, program: &Path, hosting: Hosting, logs: &Path) -> anyhow::Result<Self> {
         let broker = Start {
             name: "mosquitto",
             program: PathBuf::from(if Path::new("/usr/sbin/mosquitto").exists() {

@@ -103,11 +103,7 @@ impl Firmware {
         let keys = dir.join("keys");
         run(tool, &["keys", "--out", text(&keys)?])?;
         let signing = Signing { tool, keys: &keys };
-        let (mut before, mut after) = (Vec::new(), Vec::new());
-        for software in SOFTWARE {
-            before.push(signing.ecu_bundle(dir, software, software.before, 1)?);
-            after.push(signing.ecu_bundle(dir, software, software.after, 2)?);
-        }
+        let (mut before, mut after) = signing.ecu_bundles(dir)?;
         let rootfs_before = rootfs(dir, TCU_BEFORE, 1)?;
         let rootfs_after = rootfs(dir, TCU_AFTER, 2)?;
         before.push(signing.tcu_bundle(dir, &rootfs_before, TCU_BEFORE, 1)?);
@@ -116,12 +112,27 @@ impl Firmware {
     }
 }
 
+/// The control units' bundles of both releases, signed with keys made elsewhere: for a TCU whose own bundles exist already.
+pub fn ecu_bundles(dir: &Path, tool: &Path, keys: &Path) -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    fs::create_dir_all(dir)?;
+    Signing { tool, keys }.ecu_bundles(dir)
+}
+
 struct Signing<'a> {
     tool: &'a Path,
     keys: &'a Path,
 }
 
 impl Signing<'_> {
+    fn ecu_bundles(&self, dir: &Path) -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for software in SOFTWARE {
+            before.push(self.ecu_bundle(dir, software, software.before, 1)?);
+            after.push(self.ecu_bundle(dir, software, software.after, 2)?);
+        }
+        Ok((before, after))
+    }
+
     fn ecu_bundle(&self, dir: &Path, ecu: &Software, release: (&str, &str), counter: u32) -> anyhow::Result<PathBuf> {
         let (version, file) = release;
         let file = Software::file(file);

@@ -1,0 +1,145 @@
+//! What stands around the emulated TCU and keeps its power when that loses it: backend and broker, simulated control units with
+//! their buses, and the ways by which the guest reaches them.
+//!
+//! `cargo xtask qemu --scenario` starts it and talks to it: it prints one JSON line when all is ready, then answers each word on
+//! standard input with one JSON line: `campaign` starts the campaign, `state` tells what the backend says of the vehicle.
+//! It ends with its standard input.
+
+#![allow(clippy::indexing_slicing, reason = "JSON answers: a key that is absent reads as null")]
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use pitstop_end_to_end::backend::{Backend, Hosting};
+use pitstop_end_to_end::firmware;
+use pitstop_end_to_end::programs::Programs;
+use pitstop_end_to_end::simulator::Simulator;
+use pitstop_end_to_end::world::VIN;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+#[derive(Debug, Parser)]
+#[command(about = "Backend and simulated control units for a TCU in QEMU")]
+struct Arguments {
+    /// Folder for logs, flash and bundles.
+    #[arg(long)]
+    dir: PathBuf,
+    /// The backend's data folder, whose roots the image trusts.
+    #[arg(long)]
+    backend: PathBuf,
+    /// Folder of the keys that sign bundles.
+    #[arg(long)]
+    keys: PathBuf,
+    /// The TCU's bundle of the software that it runs.
+    #[arg(long)]
+    tcu_before: PathBuf,
+    /// The TCU's bundle of the new software.
+    #[arg(long)]
+    tcu_after: PathBuf,
+    /// Port for the far end of the CAN buses.
+    #[arg(long)]
+    can_port: u16,
+    /// Port of the DoIP gateway.
+    #[arg(long)]
+    doip_port: u16,
+    /// Speed of buses and flash, times real time.
+    #[arg(long, default_value_t = 1.0)]
+    bus_speed: f64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// All that runs.
+struct Host {
+    backend: Backend,
+    simulator: Simulator,
+    release: String,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let arguments = Arguments::parse();
+    let host = Host::start(&arguments).await?;
+    let token = host.backend.rest().register(VIN).await.context("registering the vehicle")?;
+    println!("{}", json!({ "token": token, "admin": host.backend.rest().base(), "vin": VIN }));
+    let mut words = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(word) = words.next_line().await? {
+        let answer = match host.answer(word.trim()).await {
+            Ok(answer) => answer,
+            Err(error) => json!({ "error": format!("{error:#}") }),
+        };
+        println!("{answer}");
+    }
+    Ok(())
+}
+
+impl Host {
+    async fn start(arguments: &Arguments) -> anyhow::Result<Self> {
+        let programs = Programs::find()?;
+        let (dir, logs) = (&arguments.dir, arguments.dir.join("log"));
+        std::fs::create_dir_all(&logs)?;
+        let bundles = dir.join("firmware");
+        let (mut before, mut after) = firmware::ecu_bundles(&bundles, &programs.bundle_tool, &arguments.keys)?;
+        before.push(arguments.tcu_before.clone());
+        after.push(arguments.tcu_after.clone());
+        let hub = dir.join("hub.sock");
+        let (speed, seed) = (arguments.bus_speed, arguments.seed);
+        let simulator =
+            Simulator::start(&dir.join("ecus"), &hub, &programs.ecu_sim, &programs.vehicle, speed, seed, &logs).await?;
+        reach(arguments, &simulator).await?;
+        let backend = Backend::open(&arguments.backend, &programs.backend, Hosting::Process, &logs).await?;
+        let release = backend.rest().publish(&before, &after).await.context("publishing the releases")?;
+        Ok(Self { backend, simulator, release })
+    }
+
+    async fn answer(&self, word: &str) -> anyhow::Result<Value> {
+        let rest = self.backend.rest();
+        match word {
+            "campaign" => Ok(json!({ "campaign": rest.campaign(&self.release, &[VIN]).await? })),
+            "state" => {
+                let vehicle = rest.get(&format!("/api/v1/vehicles/{VIN}")).await?;
+                let newest = vehicle["assignments"].as_array().and_then(|all| all.last()).cloned();
+                Ok(newest.unwrap_or(Value::Null))
+            }
+            "digests" => self.simulator.control(&json!({ "command": "digests" })).await,
+            other => bail!("there is no word {other:?}"),
+        }
+    }
+}
+
+/// Opens the ways from the guest: frames to the hub, DoIP to the gateway.
+async fn reach(arguments: &Arguments, simulator: &Simulator) -> anyhow::Result<()> {
+    let can = listen(arguments.can_port).await?;
+    let hub = simulator.hub.clone();
+    tokio::spawn(async move { told("CAN relay", pitstop_can_bridge::relay(can, Path::new(&hub)).await) });
+    let doip = listen(arguments.doip_port).await?;
+    let gateway = simulator.doip.clone();
+    tokio::spawn(async move { told("DoIP relay", forward(doip, gateway).await) });
+    Ok(())
+}
+
+async fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(("127.0.0.1", port)).await.with_context(|| format!("listening at port {port}"))
+}
+
+async fn forward(listener: TcpListener, to: String) -> io::Result<()> {
+    loop {
+        let (mut peer, _) = listener.accept().await?;
+        let to = to.clone();
+        tokio::spawn(async move {
+            let Ok(mut gateway) = TcpStream::connect(&to).await else { return };
+            // Either side may end; the other learns it.
+            let _ = tokio::io::copy_bidirectional(&mut peer, &mut gateway).await;
+        });
+    }
+}
+
+fn told(name: &str, ended: io::Result<()>) {
+    if let Err(error) = ended {
+        eprintln!("{name}: {error}");
+    }
+}
