@@ -1,0 +1,22 @@
+# Where the sources come from, what they are built with, and when they may be built without a TPM.
+#
+# Default: the checkout this layer lies in (PITSTOP_CHECKOUT), so that layer and sources always belong together.
+# PITSTOP_SRC = "git://host/repo.git;protocol=https;branch=main" with PITSTOP_SRCREV: a pinned commit instead.
+
+HOMEPAGE = "https://github.com/pitstop-ota/pitstop"
+BUGTRACKER = "https://github.com/pitstop-ota/pitstop/issues"
+SECTION = "base"
+LICENSE = "MIT | Apache-2.0"
+LIC_FILES_CHKSUM = "file://LICENSE-MIT;md5=797cc0a2f71321c8935d3bfcad9a2b4c \
+                    file://LICENSE-APACHE;md5=22a53954e4e0ec258dfce4391e905dac"
+CVE_PRODUCT ?= "pitstop-ota:pitstop"
+
+PITSTOP_SRC ?= ""
+PITSTOP_SRCREV ?= ""
+SRC_URI = "${PITSTOP_SRC}"
+SRCREV = "${PITSTOP_SRCREV}"
+EXTERNALSRC = "${@'' if d.getVar('PITSTOP_SRC') else d.getVar('PITSTOP_CHECKOUT')}"
+# No links to the build folder in the developer's checkout.
+EXTERNALSRC_SYMLINKS = ""
+
+inherit externalsrc

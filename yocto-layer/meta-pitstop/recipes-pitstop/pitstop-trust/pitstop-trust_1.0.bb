@@ -1,0 +1,33 @@
+SUMMARY = "What a vehicle is built to trust"
+DESCRIPTION = "The integrator's keyring for bundles and the two Uptane roots. There are no defaults: a build without them stops here."
+HOMEPAGE = "https://github.com/pitstop-ota/pitstop"
+SECTION = "base"
+LICENSE = "CLOSED"
+SRC_URI = ""
+
+inherit pitstop-tpm-check
+
+INHIBIT_DEFAULT_DEPS = "1"
+
+# PEM: certificates whose signature makes a bundle ours.
+PITSTOP_KEYRING ?= ""
+# Signed root metadata of both repositories.
+PITSTOP_DIRECTOR_ROOT ?= ""
+PITSTOP_IMAGE_ROOT ?= ""
+
+do_configure[noexec] = "1"
+do_compile[noexec] = "1"
+do_install[file-checksums] += "${@' '.join(f'{p}:True' for v in ('KEYRING', 'DIRECTOR_ROOT', 'IMAGE_ROOT') if (p := d.getVar('PITSTOP_' + v)))}"
+
+do_install() {
+    for given in "${PITSTOP_KEYRING}" "${PITSTOP_DIRECTOR_ROOT}" "${PITSTOP_IMAGE_ROOT}"; do
+        if [ -z "$given" ]; then
+            bbfatal "set PITSTOP_KEYRING, PITSTOP_DIRECTOR_ROOT and PITSTOP_IMAGE_ROOT to the files this vehicle trusts"
+        fi
+    done
+    install -D -m 0644 ${PITSTOP_KEYRING} ${D}${nonarch_libdir}/pitstop/keyring.pem
+    install -D -m 0644 ${PITSTOP_DIRECTOR_ROOT} ${D}${nonarch_libdir}/pitstop/uptane/director/root.json
+    install -D -m 0644 ${PITSTOP_IMAGE_ROOT} ${D}${nonarch_libdir}/pitstop/uptane/image/root.json
+}
+
+FILES:${PN} += "${nonarch_libdir}/pitstop"
