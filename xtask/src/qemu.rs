@@ -1,6 +1,7 @@
 //! Boots the image in QEMU: firmware, GRUB, kernel and services as on the vehicle, with a TPM, a watchdog and CAN controllers.
 
 mod machine;
+mod scenario;
 mod shell;
 
 use std::time::{Duration, Instant};
@@ -12,14 +13,16 @@ use crate::shell::{Failure, Outcome};
 use machine::{Console, Machine, Options};
 
 const HELP: &str = "\
-usage: cargo xtask qemu [--smoke] [--fresh] [--json]
+usage: cargo xtask qemu [--smoke | --scenario happy] [--fresh] [--json]
 
 Boots target/tcu/disk.img (made first if absent) on a copy that keeps its changes, with OVMF, GRUB, a TPM, a watchdog, two CAN
 controllers on one bus and a virtual CAN FD bus. The console is this terminal, logged in as root; Ctrl-A X ends it.
 
 --smoke   boots a fresh disk without a terminal, waits for all services, asks `pitstopctl status`, powers off; the exit status tells
+--scenario happy
+          updates the whole vehicle: backend and simulated control units on this machine, the stack in the emulated TCU
 --fresh   begins with the factory's disk and an empty TPM
---json    with --smoke: ends with one line of JSON
+--json    with --smoke and --scenario: ends with one line of JSON
 
 The TCU's diagnostic server answers at 127.0.0.1:14400. Console log of --smoke: target/tcu/smoke/console.log.";
 
@@ -41,6 +44,9 @@ pub fn run(args: &[String]) -> Outcome {
     }
     if flag("--smoke") {
         return smoke(&paths, flag("--json"));
+    }
+    if let Some(at) = args.iter().position(|a| a == "--scenario") {
+        return scenario::run(&paths, args.get(at + 1).map_or("", String::as_str), flag("--json"));
     }
     let dir = paths.dir.join("run");
     let mut machine = Machine::start(&paths, &Options { dir, fresh: flag("--fresh"), console: Console::Terminal })?;

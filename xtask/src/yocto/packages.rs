@@ -1,0 +1,207 @@
+//! Which file of the overlay goes into which package, read from the recipes; and whether that is whole.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::layer;
+use crate::shell::{Failure, workspace};
+
+const PACKAGES: &str = "recipes-pitstop/pitstop/pitstop-packages.inc";
+/// Files that no package carries, because they lie on other partitions: folder of the overlay, recipe that takes them from it.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("boot/", "recipes-pitstop/pitstop-boot/pitstop-boot_VERSION.bb"),
+    ("etc/", "recipes-pitstop/pitstop-data/pitstop-data_VERSION.bb"),
+];
+/// Variables of a file list, as qemux86-64 has them.
+const VARIABLES: &[(&str, &str)] = &[
+    ("${bindir}", "usr/bin"),
+    ("${libexecdir}", "usr/libexec"),
+    ("${datadir}", "usr/share"),
+    ("${nonarch_libdir}", "usr/lib"),
+    ("${systemd_system_unitdir}", "usr/lib/systemd/system"),
+    ("${sysconfdir}", "etc"),
+    ("${localstatedir}", "var"),
+];
+/// What packages hold that does not come from the overlay: programs, mount points, the XML of the interfaces, one drop-in for oe-core.
+const NOT_OVERLAY: &[&str] =
+    &["usr/bin/", "usr/libexec/", "usr/share/dbus-1/interfaces", "var/", "etc/pitstop", "data", "usr/lib/systemd/system/var-lib-pitstop.mount.d"];
+
+/// Assignments of a recipe: variable (with its override) to value, continued lines joined.
+pub struct Recipe(BTreeMap<String, String>);
+
+impl Recipe {
+    pub fn parse(text: &str) -> Self {
+        let mut found = BTreeMap::new();
+        for line in text.replace("\\\n", " ").lines() {
+            let Some((name, value)) = line.split_once('=') else { continue };
+            let name = name.trim_end_matches([' ', '+', '?', ':']);
+            if !line.starts_with('#') && !name.contains(' ') {
+                let words: Vec<&str> = value.trim().trim_matches('"').split_whitespace().collect();
+                found.insert(name.to_owned(), words.join(" "));
+            }
+        }
+        Self(found)
+    }
+
+    /// Packages with what a variable says for each: `FILES:pitstopctl` under `pitstopctl`.
+    fn of_packages<'r>(&'r self, variable: &'r str) -> impl Iterator<Item = (&'r str, &'r str)> {
+        self.0.iter().filter_map(move |(name, value)| Some((name.strip_prefix(variable)?.strip_prefix(':')?, value.as_str())))
+    }
+
+    pub fn get(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+}
+
+/// All that is wrong with the packages; empty when nothing is.
+pub fn differences(version: &str) -> Result<Vec<String>, Failure> {
+    let recipe = Recipe::parse(&read(&layer().join(PACKAGES))?);
+    let overlay_root = workspace().join("rootfs-overlay");
+    let mut overlay = Vec::new();
+    walk(&overlay_root, &overlay_root, &mut overlay)?;
+    let mut wrong = files(&recipe, &overlay, version)?;
+    wrong.extend(units(&recipe, &overlay)?);
+    wrong.extend(users(&recipe)?);
+    Ok(wrong)
+}
+
+/// Each file in exactly one package, and no package with a file that is not there.
+fn files(recipe: &Recipe, overlay: &[String], version: &str) -> Result<Vec<String>, Failure> {
+    let mut wrong = Vec::new();
+    let mut listed: Vec<(&str, String)> = Vec::new();
+    for (package, files) in recipe.of_packages("FILES") {
+        listed.extend(files.split(' ').map(|file| (package, expand(file))));
+    }
+    for file in overlay {
+        let Some((_, other)) = ELSEWHERE.iter().find(|(folder, _)| file.starts_with(folder)) else {
+            let owners: Vec<&str> = listed.iter().filter(|(_, entry)| holds(entry, file)).map(|(p, _)| *p).collect();
+            if owners.len() != 1 {
+                wrong.push(format!("rootfs-overlay/{file} is in {} packages: {}", owners.len(), owners.join(" ")));
+            }
+            continue;
+        };
+        let other = other.replace("VERSION", version);
+        if !read(&layer().join(&other))?.contains(&format!("rootfs-overlay/{file}")) {
+            wrong.push(format!("rootfs-overlay/{file} is not installed by {other}"));
+        }
+    }
+    for (package, entry) in &listed {
+        let ours = NOT_OVERLAY.iter().any(|prefix| entry.starts_with(prefix));
+        if !ours && !overlay.iter().any(|file| holds(entry, file)) {
+            wrong.push(format!("{package} lists {entry}, which is not in the overlay"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Each unit that is to be enabled is registered, each registered one is there, and each service has its name of the program.
+fn units(recipe: &Recipe, overlay: &[String]) -> Result<Vec<String>, Failure> {
+    let folder = "usr/lib/systemd/system/";
+    let mut wrong = Vec::new();
+    let registered: Vec<&str> = recipe.of_packages("SYSTEMD_SERVICE").flat_map(|(_, units)| units.split(' ')).collect();
+    for unit in overlay.iter().filter_map(|file| file.strip_prefix(folder)).filter(|unit| !unit.contains('/')) {
+        let text = read(&workspace().join("rootfs-overlay").join(folder).join(unit))?;
+        if text.contains("[Install]") != registered.contains(&unit) {
+            wrong.push(format!("{unit}: [Install] section and SYSTEMD_SERVICE do not agree"));
+        }
+        if let Some(service) = unit.strip_suffix(".service").filter(|name| name.starts_with("pitstop-")) {
+            let program = format!("${{libexecdir}}/pitstop/{service}");
+            let package = format!("FILES:{service}");
+            if !recipe.get(&package).split(' ').any(|file| file == program) {
+                wrong.push(format!("{package} lacks {program}"));
+            }
+            if !recipe.get("SYSTEMD_PACKAGES").split(' ').any(|p| p == service) {
+                wrong.push(format!("SYSTEMD_PACKAGES lacks {service}"));
+            }
+        }
+    }
+    for unit in registered {
+        if !overlay.contains(&format!("{folder}{unit}")) {
+            wrong.push(format!("SYSTEMD_SERVICE names {unit}, which is not in the overlay"));
+        }
+    }
+    Ok(wrong)
+}
+
+/// The recipe makes the users, groups and memberships of the overlay's sysusers file; every service has its user.
+fn users(recipe: &Recipe) -> Result<Vec<String>, Failure> {
+    let declared = read(&workspace().join("rootfs-overlay/usr/lib/sysusers.d/pitstop.conf"))?;
+    let mut wanted: Vec<String> = Vec::new();
+    for line in declared.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["u", user, ..] => wanted.push(format!("user {user}")),
+            ["g", group, ..] => wanted.push(format!("group {group}")),
+            ["m", user, group] => wanted.push(format!("{user} in {group}")),
+            _ => wanted.push(format!("unknown line {line:?}")),
+        }
+    }
+    let mut made: Vec<String> = Vec::new();
+    for one in recipe.get("GROUPADD_PARAM:${PN}").split("; ") {
+        made.extend(one.split(' ').next_back().map(|group| format!("group {group}")));
+    }
+    for one in recipe.get("USERADD_PARAM:${PN}").split("; ") {
+        let words: Vec<&str> = one.split(' ').collect();
+        let user = words.last().copied().unwrap_or_default();
+        made.push(format!("user {user}"));
+        let group = words.iter().position(|word| *word == "--groups").and_then(|at| words.get(at + 1));
+        made.extend(group.map(|group| format!("{user} in {group}")));
+    }
+    wanted.sort();
+    made.sort();
+    let missing = wanted.iter().filter(|w| !made.contains(w)).map(|w| format!("the recipe does not make {w}"));
+    let surplus = made.iter().filter(|m| !wanted.contains(m)).map(|m| format!("the recipe makes {m}, sysusers.d does not"));
+    Ok(missing.chain(surplus).collect())
+}
+
+fn expand(entry: &str) -> String {
+    let mut entry = entry.to_owned();
+    for (variable, path) in VARIABLES {
+        entry = entry.replace(variable, path);
+    }
+    entry.trim_start_matches('/').to_owned()
+}
+
+/// An entry of FILES is a file or a folder with all that is in it.
+fn holds(entry: &str, file: &str) -> bool {
+    file.strip_prefix(entry).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn walk(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<(), Failure> {
+    let entries = fs::read_dir(folder).map_err(|e| Failure::new(format!("{}: {e}", folder.display())))?;
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            walk(root, &path, files)?;
+        } else if let Ok(name) = path.strip_prefix(root) {
+            files.push(name.display().to_string());
+        }
+    }
+    files.sort();
+    Ok(())
+}
+
+pub fn read(path: &Path) -> Result<String, Failure> {
+    fs::read_to_string(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_overlay_is_in_one_package_with_its_unit_and_user() {
+        let wrong = differences(env!("CARGO_PKG_VERSION")).unwrap();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn a_file_in_no_package_in_two_or_in_none_of_the_overlay_is_told() {
+        let recipe = Recipe::parse("FILES:a += \"\\\n    ${datadir}/x \\\n    ${datadir}/y/z \\\n\"\nFILES:b = \"${datadir}/y ${datadir}/gone\"\n");
+        let overlay = ["usr/share/x", "usr/share/y/z", "usr/share/w"].map(str::to_owned);
+        let wrong = files(&recipe, &overlay, "0").unwrap().join("\n");
+        assert!(wrong.contains("usr/share/y/z is in 2 packages: a b"), "{wrong}");
+        assert!(wrong.contains("usr/share/w is in 0 packages"), "{wrong}");
+        assert!(wrong.contains("b lists usr/share/gone") && !wrong.contains("share/x"), "{wrong}");
+    }
+}
