@@ -19,7 +19,7 @@ use crate::shell::{self, Failure, Outcome, cargo, is_root, output, step, workspa
 use crate::units;
 
 const HELP: &str = "\
-usage: cargo xtask image [--profile image|release] [--check] [--json]
+usage: cargo xtask image [--profile image|release] [--no-build] [--check] [--json]
 
 Makes target/tcu/disk.img: a GPT disk with EFI system partition, slots A and B and data partition, bootable by UEFI. Slot A holds
 Debian's packages of qemu/packages.txt, our programs, rootfs-overlay/ and qemu/overlay/; slot B is empty. Makes the update bundles of
@@ -27,6 +27,7 @@ the same software too, once with the version of slot A and once with the next. N
 The packages are fetched once and kept as a tarball; a change of our code makes only what follows from it anew.
 
 --profile P   cargo profile of our programs: \"image\" (default, builds in minutes) or \"release\" (smaller)
+--no-build    takes our programs as they were built last
 --check       only checks the units of the image by systemd-analyze
 --json        ends with one line of JSON: paths and times";
 
@@ -120,7 +121,9 @@ pub fn run(args: &[String]) -> Outcome {
     folder(&paths.dir)?;
     let base = root::base(&paths)?;
     let started = Instant::now();
-    build_programs(profile)?;
+    if !args.iter().any(|a| a == "--no-build") {
+        build_programs(profile)?;
+    }
     let compiled = started.elapsed();
     make(&paths, &base, profile)?;
     if args.iter().any(|a| a == "--json") {

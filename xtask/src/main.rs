@@ -11,6 +11,7 @@ mod setup;
 mod shell;
 mod test;
 mod units;
+mod yocto;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,7 @@ usage: cargo xtask COMMAND [options]
   container [--tag T]  an OCI image of the backend, made by buildah
   image [options]      a bootable disk of the TCU from Debian packages, and the update bundle of the same software
   qemu [options]       boots that disk with a TPM, a watchdog and CAN controllers; --smoke judges the start
+  yocto [options]      checks the Yocto layer, as far as that goes without an image build; --write makes its crate list
 
 Every command takes --help; demo, bench and setup take --json.";
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         "container" => container::run(rest),
         "image" => image::run(rest),
         "qemu" => qemu::run(rest),
+        "yocto" => yocto::run(rest),
         "--help" | "-h" | "help" => {
             println!("{HELP}");
             Ok(())

@@ -23,7 +23,8 @@ pub fn list(lock: &str) -> Result<String, String> {
         let checksum = value(block, "checksum").ok_or_else(|| format!("{name} {version} has no checksum"))?;
         locked.push(Locked { name, version, checksum });
     }
-    let mut text = String::from("# Made from Cargo.lock by: cargo xtask yocto --write\n\n# from Cargo.lock\nSRC_URI += \"\\\n");
+    let mut text =
+        String::from("# Made from Cargo.lock by: cargo xtask yocto --write\n\n# from Cargo.lock\nSRC_URI += \"\\\n");
     for c in &locked {
         let _ = writeln!(text, "    crate://crates.io/{}/{} \\", c.name, c.version);
     }
@@ -56,9 +57,13 @@ mod tests {
         let lock = "version = 4\n\n[[package]]\nname = \"ours\"\nversion = \"0.1.0\"\n\n[[package]]\nname = \"a\"\nversion = \"1.2.3\"\n\
             source = \"registry+https://github.com/rust-lang/crates.io-index\"\nchecksum = \"00ff\"\n";
         let text = list(lock).unwrap();
-        assert!(text.contains("    crate://crates.io/a/1.2.3 \\\n") && text.contains("SRC_URI[a-1.2.3.sha256sum] = \"00ff\""));
+        assert!(
+            text.contains("    crate://crates.io/a/1.2.3 \\\n")
+                && text.contains("SRC_URI[a-1.2.3.sha256sum] = \"00ff\"")
+        );
         assert!(!text.contains("ours"));
-        let from_git = lock.replace("registry+https://github.com/rust-lang/crates.io-index", "git+https://example.com/a#1");
+        let from_git =
+            lock.replace("registry+https://github.com/rust-lang/crates.io-index", "git+https://example.com/a#1");
         assert!(list(&from_git).unwrap_err().contains("crates.io only"));
     }
 }

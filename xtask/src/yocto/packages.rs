@@ -24,8 +24,15 @@ const VARIABLES: &[(&str, &str)] = &[
     ("${localstatedir}", "var"),
 ];
 /// What packages hold that does not come from the overlay: programs, mount points, the XML of the interfaces, one drop-in for oe-core.
-const NOT_OVERLAY: &[&str] =
-    &["usr/bin/", "usr/libexec/", "usr/share/dbus-1/interfaces", "var/", "etc/pitstop", "data", "usr/lib/systemd/system/var-lib-pitstop.mount.d"];
+const NOT_OVERLAY: &[&str] = &[
+    "usr/bin/",
+    "usr/libexec/",
+    "usr/share/dbus-1/interfaces",
+    "var/",
+    "etc/pitstop",
+    "data",
+    "usr/lib/systemd/system/var-lib-pitstop.mount.d",
+];
 
 /// Assignments of a recipe: variable (with its override) to value, continued lines joined.
 pub struct Recipe(BTreeMap<String, String>);
@@ -46,7 +53,9 @@ impl Recipe {
 
     /// Packages with what a variable says for each: `FILES:pitstopctl` under `pitstopctl`.
     fn of_packages<'r>(&'r self, variable: &'r str) -> impl Iterator<Item = (&'r str, &'r str)> {
-        self.0.iter().filter_map(move |(name, value)| Some((name.strip_prefix(variable)?.strip_prefix(':')?, value.as_str())))
+        self.0
+            .iter()
+            .filter_map(move |(name, value)| Some((name.strip_prefix(variable)?.strip_prefix(':')?, value.as_str())))
     }
 
     pub fn get(&self, name: &str) -> &str {
@@ -151,7 +160,8 @@ fn users(recipe: &Recipe) -> Result<Vec<String>, Failure> {
     wanted.sort();
     made.sort();
     let missing = wanted.iter().filter(|w| !made.contains(w)).map(|w| format!("the recipe does not make {w}"));
-    let surplus = made.iter().filter(|m| !wanted.contains(m)).map(|m| format!("the recipe makes {m}, sysusers.d does not"));
+    let surplus =
+        made.iter().filter(|m| !wanted.contains(m)).map(|m| format!("the recipe makes {m}, sysusers.d does not"));
     Ok(missing.chain(surplus).collect())
 }
 
@@ -197,7 +207,9 @@ mod tests {
 
     #[test]
     fn a_file_in_no_package_in_two_or_in_none_of_the_overlay_is_told() {
-        let recipe = Recipe::parse("FILES:a += \"\\\n    ${datadir}/x \\\n    ${datadir}/y/z \\\n\"\nFILES:b = \"${datadir}/y ${datadir}/gone\"\n");
+        let recipe = Recipe::parse(
+            "FILES:a += \"\\\n    ${datadir}/x \\\n    ${datadir}/y/z \\\n\"\nFILES:b = \"${datadir}/y ${datadir}/gone\"\n",
+        );
         let overlay = ["usr/share/x", "usr/share/y/z", "usr/share/w"].map(str::to_owned);
         let wrong = files(&recipe, &overlay, "0").unwrap().join("\n");
         assert!(wrong.contains("usr/share/y/z is in 2 packages: a b"), "{wrong}");
