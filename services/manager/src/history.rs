@@ -9,6 +9,8 @@ use pitstop_store::{ChainState, ChainedLog, Storage, StoreError};
 use pitstop_types::{CampaignId, Digest, EcuId, ReleaseCounter, SoftwareVersion, UnixSeconds, UpdateEnd, UpdateId};
 use serde::{Deserialize, Serialize};
 
+use crate::words;
+
 /// Refusals that are kept. Enough for a vehicle's life; a backend that has one refused every minute must not fill the disk.
 const MAX_REFUSALS: usize = 4096;
 
@@ -155,7 +157,7 @@ impl History {
             started: entry.started,
             ended: entry.ended,
             error_name: entry.reason.as_ref().map(|reason| reason.error.clone()).unwrap_or_default(),
-            error_text: entry.reason.map(|reason| reason.text).unwrap_or_default(),
+            error_text: entry.reason.as_ref().map(words::reason).unwrap_or_default(),
             ecus: entry.ecus.into_iter().map(|e| (e.ecu.to_string(), text(e.before), text(e.after))).collect(),
             hash: hash.to_string(),
         };

@@ -8,6 +8,7 @@ use pitstop_types::EcuId;
 
 use crate::history::text;
 use crate::tether::Live;
+use crate::words;
 
 /// What is not stored.
 #[derive(Debug, Default)]
@@ -47,8 +48,6 @@ impl Board {
             return (UpdateStatus { phase: "idle".to_owned(), ..UpdateStatus::default() }, Vec::new());
         };
         let reason = record.reason.as_ref();
-        let named =
-            |text: &str, ecu: Option<&EcuId>| ecu.map_or_else(|| text.to_owned(), |ecu| format!("{ecu}: {text}"));
         let status = UpdateStatus {
             update: record.decision.update.to_string(),
             campaign: record.decision.campaign.to_string(),
@@ -58,7 +57,7 @@ impl Board {
             deadline: record.deadline.unwrap_or_default(),
             blocked: self.blocked.clone(),
             error_name: reason.map(|reason| reason.error.clone()).unwrap_or_default(),
-            error_text: reason.map(|reason| named(&reason.text, reason.ecu.as_ref())).unwrap_or_default(),
+            error_text: reason.map(words::reason).unwrap_or_default(),
         };
         (status, record.steps.iter().map(|step| self.step(record.phase, step)).collect())
     }

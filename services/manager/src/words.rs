@@ -30,3 +30,8 @@ pub fn notice(record: &Record) -> String {
     .trim_end()
     .to_owned()
 }
+
+/// The text of a failure with the ECU it is about, as screens and the history show it.
+pub fn reason(failure: &Failure) -> String {
+    failure.ecu.as_ref().map_or_else(|| failure.text.clone(), |ecu| format!("{ecu}: {}", failure.text))
+}
