@@ -76,9 +76,11 @@ mod tests {
         for interface in crate::INTERFACES {
             assert_eq!(differences(interface.name, interface.xml), Vec::<String>::new());
         }
-        let changed = crate::xml("io.pitstop.Ota1.Manager")
-            .unwrap()
-            .replace("name=\"limit\" type=\"u\"", "name=\"limit\" type=\"t\"");
-        assert_eq!(differences("io.pitstop.Ota1.Manager", &changed).len(), 2);
+        let manager = crate::xml("io.pitstop.Ota1.Manager").unwrap();
+        let changed =
+            manager.replace("<arg name=\"status\" type=\"(ssssxxasss)\"", "<arg name=\"status\" type=\"(ssss)\"");
+        assert_eq!(differences("io.pitstop.Ota1.Manager", &changed).len(), 1);
+        let renamed = manager.replace("GetStatus", "GetState");
+        assert_eq!(differences("io.pitstop.Ota1.Manager", &renamed).len(), 2);
     }
 }

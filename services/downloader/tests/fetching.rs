@@ -132,7 +132,7 @@ fn a_cut_at_any_write_of_the_records_ends_whole_and_leaves_nothing_behind() {
     use pitstop_store::cut::{Cut, Disk};
     let world = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = world.block_on(Server::start());
-    let content = noise(300_000);
+    let content = noise(1_500_000);
     let digest = server.offer(&content);
     // What the server has handed to its sockets counts as sent; the pause keeps that near to what was taken.
     server.with(|s| s.mood.pause = Duration::from_millis(2));
@@ -165,7 +165,8 @@ fn a_cut_at_any_write_of_the_records_ends_whole_and_leaves_nothing_behind() {
             let sent = server.with(|s| s.sent) - before;
             // A cut in the release's own writes comes after the file was whole and gone, so it is fetched once more.
             let lives = if first.0.is_ok() { 2 } else { 1 };
-            assert!(sent <= lives * content.len() as u64 + 2 * 65_536, "{cut:?}: {sent}");
+            // Beside what may be lost by the setting: what lay in the sockets' buffers when the power went.
+            assert!(sent <= lives * content.len() as u64 + 2 * 65_536 + 500_000, "{cut:?}: {sent}");
             assert_eq!(std::fs::read_dir(root.path().join("cache")).unwrap().count(), 0, "{cut:?}");
             let left: Vec<String> = disk.files().into_keys().filter(|n| n != "fetched").collect();
             assert_eq!(left, Vec::<String>::new(), "{cut:?}");
