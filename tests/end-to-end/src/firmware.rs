@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use crate::process::run;
 
@@ -97,15 +99,16 @@ pub struct Firmware {
 }
 
 impl Firmware {
-    /// Makes signing keys, bundles and root file systems in `dir` with `tool`, the pitstop-bundle program.
-    pub fn make(dir: &Path, tool: &Path) -> anyhow::Result<Self> {
+    /// Makes signing keys, bundles and root file systems in `dir` with `tool`, the pitstop-bundle program; `bulk` bytes of noise make
+    /// the root file systems larger.
+    pub fn make(dir: &Path, tool: &Path, bulk: usize) -> anyhow::Result<Self> {
         fs::create_dir_all(dir)?;
         let keys = dir.join("keys");
         run(tool, &["keys", "--out", text(&keys)?])?;
         let signing = Signing { tool, keys: &keys };
         let (mut before, mut after) = signing.ecu_bundles(dir)?;
-        let rootfs_before = rootfs(dir, TCU_BEFORE, 1)?;
-        let rootfs_after = rootfs(dir, TCU_AFTER, 2)?;
+        let rootfs_before = rootfs(dir, TCU_BEFORE, 1, bulk)?;
+        let rootfs_after = rootfs(dir, TCU_AFTER, 2, bulk)?;
         before.push(signing.tcu_bundle(dir, &rootfs_before, TCU_BEFORE, 1)?);
         after.push(signing.tcu_bundle(dir, &rootfs_after, TCU_AFTER, 2)?);
         Ok(Self { keyring: keys.join("keyring.pem"), before, after, rootfs_before })
@@ -179,7 +182,7 @@ impl Signing<'_> {
 }
 
 /// A small root file system: the release file by which its version is known, and something real for its bulk.
-fn rootfs(dir: &Path, version: &str, counter: u32) -> anyhow::Result<PathBuf> {
+fn rootfs(dir: &Path, version: &str, counter: u32, bulk: usize) -> anyhow::Result<PathBuf> {
     let tree = dir.join(format!("rootfs-{version}"));
     fs::create_dir_all(tree.join("etc"))?;
     fs::create_dir_all(tree.join("usr/lib/firmware"))?;
@@ -193,6 +196,10 @@ fn rootfs(dir: &Path, version: &str, counter: u32) -> anyhow::Result<PathBuf> {
         fs::copy(&from, tree.join("usr/lib/firmware").join(board))
             .with_context(|| format!("copying {}", from.display()))?;
     }
+    let mut noise = vec![0; bulk];
+    // The same at every run, and no compression makes it smaller.
+    StdRng::seed_from_u64(counter.into()).fill_bytes(&mut noise);
+    fs::write(tree.join("usr/lib/firmware/bulk"), &noise)?;
     let image = dir.join(format!("rootfs-{version}.ext4"));
     let _ = fs::remove_file(&image);
     let mut make = Command::new("mke2fs");
@@ -200,7 +207,7 @@ fn rootfs(dir: &Path, version: &str, counter: u32) -> anyhow::Result<PathBuf> {
         .args(["-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d"])
         .arg(&tree)
         .arg(&image)
-        .arg("8M");
+        .arg(format!("{}K", 8 * 1024 + bulk / 1024));
     ensure!(make.status().context("starting mke2fs")?.success(), "mke2fs failed");
     Ok(image)
 }

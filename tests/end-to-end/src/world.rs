@@ -42,11 +42,13 @@ pub struct Options {
     /// Told as each part starts.
     pub quiet: bool,
     pub backend: Hosting,
+    /// Bytes of noise in the TCU's root file systems, for bundles as large as real ones.
+    pub tcu_bulk_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: 1, bus_speed: 1.0, dir: None, quiet: false, backend: Hosting::Process }
+        Self { seed: 1, bus_speed: 1.0, dir: None, quiet: false, backend: Hosting::Process, tcu_bulk_bytes: 0 }
     }
 }
 
@@ -83,7 +85,7 @@ impl World {
         let logs = dir.join("log");
         fs::create_dir_all(&logs)?;
         say("signing real firmware into bundles, before and after");
-        let firmware = Firmware::make(&dir.join("firmware"), &programs.bundle_tool)?;
+        let firmware = Firmware::make(&dir.join("firmware"), &programs.bundle_tool, options.tcu_bulk_bytes)?;
         say("backend and broker");
         let backend =
             Backend::start(&dir.join("backend"), &programs.backend, options.backend, &firmware.keyring, &logs).await?;

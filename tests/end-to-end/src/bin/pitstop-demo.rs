@@ -72,6 +72,7 @@ async fn demonstrate(arguments: &Arguments) -> ExitCode {
         dir: arguments.dir.clone(),
         quiet: false,
         backend: arguments.backend,
+        ..Options::default()
     };
     let answerer = if arguments.auto { Answerer::Auto } else { Answerer::Person };
     match scenario::run(arguments.scenario, &options, answerer).await {
