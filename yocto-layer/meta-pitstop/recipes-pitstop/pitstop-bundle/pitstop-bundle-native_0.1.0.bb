@@ -1,9 +1,10 @@
 SUMMARY = "Makes and checks signed update bundles"
 DESCRIPTION = "pitstop-bundle builds, signs, shows and verifies RAUC verity bundles, one ECU's or the TCU's software each."
 
-require recipes-pitstop/pitstop-crates.inc
 inherit cargo pkgconfig pitstop-source
 inherit_defer native
+# After the class, which sets SRC_URI.
+require recipes-pitstop/pitstop-crates.inc
 
 DEPENDS += "openssl-native"
 

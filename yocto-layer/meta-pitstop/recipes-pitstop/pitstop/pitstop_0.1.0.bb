@@ -2,8 +2,9 @@ SUMMARY = "Over-the-air updates for a whole vehicle: services of the TCU"
 DESCRIPTION = "One program with nine D-Bus services, one package, user and bus policy each: they download, verify, ask the driver, flash \
 ECUs by UDS over CAN, CAN FD and DoIP, and update the TCU itself on A/B slots."
 
-require recipes-pitstop/pitstop-crates.inc
 inherit cargo pkgconfig systemd useradd features_check pitstop-source pitstop-tpm-check
+# After the class, which sets SRC_URI.
+require recipes-pitstop/pitstop-crates.inc
 
 REQUIRED_DISTRO_FEATURES = "systemd usrmerge"
 DEPENDS += "openssl"
