@@ -140,7 +140,7 @@ impl Story {
     async fn begin(world: World, scenario: Scenario, options: &Options, answerer: Answerer) -> anyhow::Result<Self> {
         let screen = Screen::new(options.quiet);
         screen.say(&format!("bus address for another terminal: DBUS_SYSTEM_BUS_ADDRESS={}", world.bus.address));
-        screen.say(&format!("backend for a browser: {}", world.backend.rest().base()));
+        screen.say(&format!("backend for a browser: {}", world.backend.rest().browser_url()));
         screen.say("first signed manifest: the backend learns what the vehicle is made of");
         let manager = ManagerProxy::new(&world.connection).await?;
         let check = manager.check().await.context("asking for the first check")?;
