@@ -16,7 +16,7 @@ const HELP: &str = "\
 usage: cargo xtask yocto [--write] [--bitbake DIR --oe-core DIR [--user NAME] [--work DIR] [--build] [--check-layer]]
 
 Checks yocto-layer/: the crate list equals Cargo.lock, every file of rootfs-overlay/ is installed by exactly one recipe, units and
-users are registered, the disk layout makes the disk that the boot script expects, oelint-adv has no findings, kas files are valid.
+users are registered, the packages hold what the image of `cargo xtask image` holds (where one was made), the disk layout makes the disk that the boot script expects, oelint-adv has no findings, kas files are valid.
 --write makes the crate list anew.
 
 With checked-out trees of openembedded/bitbake (branch 2.18) and openembedded/openembedded-core (branch wrynose), without network:
@@ -42,7 +42,8 @@ pub fn run(args: &[String]) -> Outcome {
     }
     crate_list(args.iter().any(|a| a == "--write"))?;
     eprintln!("==> packages, units, users");
-    let wrong = packages::differences(env!("CARGO_PKG_VERSION"))?;
+    let mut wrong = packages::differences(env!("CARGO_PKG_VERSION"))?;
+    wrong.extend(packages::against_image(&target_dir().join("tcu/tree"))?);
     if !wrong.is_empty() {
         return Err(Failure::new(wrong.join("\n")));
     }

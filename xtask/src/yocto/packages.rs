@@ -34,6 +34,13 @@ const NOT_OVERLAY: &[&str] = &[
     "usr/lib/systemd/system/var-lib-pitstop.mount.d",
 ];
 
+/// What recipe pitstop-trust installs.
+const TRUST: [&str; 3] = [
+    "usr/lib/pitstop/keyring.pem",
+    "usr/lib/pitstop/uptane/director/root.json",
+    "usr/lib/pitstop/uptane/image/root.json",
+];
+
 /// Assignments of a recipe: variable (with its override) to value, continued lines joined.
 pub struct Recipe(BTreeMap<String, String>);
 
@@ -102,6 +109,30 @@ fn files(recipe: &Recipe, overlay: &[String], version: &str) -> Result<Vec<Strin
         }
     }
     Ok(wrong)
+}
+
+/// Files of the packages against those of the image that `cargo xtask image` left behind, both ways; empty when there is no such image.
+///
+/// The image's own emulated surroundings (`qemu/overlay`, `can-bridge`) are not the product's; see the layer's documentation.
+pub fn against_image(tree: &Path) -> Result<Vec<String>, Failure> {
+    if !tree.is_dir() {
+        return Ok(Vec::new());
+    }
+    let recipe = Recipe::parse(&read(&layer().join(PACKAGES))?);
+    let overlay_root = workspace().join("rootfs-overlay");
+    let (mut packaged, mut image) = (Vec::new(), Vec::new());
+    walk(&overlay_root, &overlay_root, &mut packaged)?;
+    packaged.retain(|file| file.starts_with("usr/"));
+    let programs = recipe.of_packages("FILES").flat_map(|(_, files)| files.split(' ')).map(expand);
+    packaged.extend(programs.filter(|f| f.starts_with("usr/libexec/") || f == "usr/bin/pitstopctl"));
+    packaged.extend(TRUST.map(str::to_owned));
+    walk(tree, &tree.join("usr"), &mut image)?;
+    let missing = packaged.iter().filter(|f| tree.join(f).symlink_metadata().is_err());
+    let missing: Vec<String> = missing.map(|f| format!("{f} is packaged and not in the image")).collect();
+    let of_qemu = |file: &str| workspace().join("qemu/overlay").join(file).exists() || file.ends_with("/can-bridge");
+    let ours = image.iter().filter(|file| file.contains("pitstop"));
+    let surplus = ours.filter(|file| !packaged.contains(file) && !of_qemu(file));
+    Ok(missing.into_iter().chain(surplus.map(|f| format!("{f} is in the image and in no package"))).collect())
 }
 
 /// Each unit that is to be enabled is registered, each registered one is there, and each service has its name of the program.
@@ -181,7 +212,7 @@ fn holds(entry: &str, file: &str) -> bool {
 fn walk(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<(), Failure> {
     let entries = fs::read_dir(folder).map_err(|e| Failure::new(format!("{}: {e}", folder.display())))?;
     for path in entries.flatten().map(|entry| entry.path()) {
-        if path.is_dir() {
+        if path.is_dir() && !path.is_symlink() {
             walk(root, &path, files)?;
         } else if let Ok(name) = path.strip_prefix(root) {
             files.push(name.display().to_string());
