@@ -15,7 +15,7 @@ use serde_json::json;
 
 pub use root::SERVICES;
 
-use crate::shell::{self, Failure, Outcome, cargo, is_root, output, step, workspace};
+use crate::shell::{self, Failure, Outcome, cargo, is_root, output, step, tenths, workspace};
 use crate::units;
 
 const HELP: &str = "\
@@ -127,7 +127,6 @@ pub fn run(args: &[String]) -> Outcome {
     let compiled = started.elapsed();
     make(&paths, &base, profile)?;
     if args.iter().any(|a| a == "--json") {
-        let seconds = |time: std::time::Duration| (time.as_secs_f32() * 10.0).round() / 10.0;
         println!(
             "{}",
             json!({
@@ -136,8 +135,8 @@ pub fn run(args: &[String]) -> Outcome {
                 "fallback_bundle": paths.bundle(BEFORE),
                 "keyring": paths.keys().join("keyring.pem"),
                 "backend": paths.backend(),
-                "compile_secs": seconds(compiled),
-                "image_secs": seconds(started.elapsed().saturating_sub(compiled)),
+                "compile_secs": tenths(compiled),
+                "image_secs": tenths(started.elapsed().saturating_sub(compiled)),
             })
         );
     } else {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::image::{self, Paths};
-use crate::shell::{Failure, Outcome};
+use crate::shell::{Failure, Outcome, tenths};
 use machine::{Console, Machine, Options};
 
 const HELP: &str = "\
@@ -24,6 +24,7 @@ controllers on one bus and a virtual CAN FD bus. The console is this terminal, l
 --fresh   begins with the factory's disk and an empty TPM
 --json    with --smoke and --scenario: ends with one line of JSON
 
+PITSTOP_KVM=1 in the environment uses KVM; without it the processors are emulated.
 The TCU's diagnostic server answers at 127.0.0.1:14400. Console log of --smoke: target/tcu/smoke/console.log.";
 
 /// How long a start may take. It takes 30 s on two cores without KVM; ten times that for a busy machine.
@@ -59,10 +60,9 @@ fn smoke(paths: &Paths, as_json: bool) -> Outcome {
     let dir = paths.dir.join("smoke");
     let mut machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log })?;
     eprintln!("==> starting (console: {})", machine.console_log().display());
-    machine.wait_for_line(&["Reached target", "pitstop.target"], BOOT_LIMIT)?;
+    let mut shell = machine.up(BOOT_LIMIT)?;
     let booted = started.elapsed();
     eprintln!("    pitstop.target: {:.1} s", booted.as_secs_f32());
-    let mut shell = machine.shell(ANSWER_LIMIT)?;
     let command_line = shell.run("cat /proc/cmdline", ANSWER_LIMIT)?.text;
     let units = shell.run("systemctl list-units --plain --no-legend --all 'pitstop-*.service'", ANSWER_LIMIT)?.text;
     let services = services(&units);
@@ -84,8 +84,8 @@ fn smoke(paths: &Paths, as_json: bool) -> Outcome {
             json!({
                 "ok": ok,
                 "slot": slot,
-                "boot_secs": (booted.as_secs_f32() * 10.0).round() / 10.0,
-                "total_secs": (started.elapsed().as_secs_f32() * 10.0).round() / 10.0,
+                "boot_secs": tenths(booted),
+                "total_secs": tenths(started.elapsed()),
                 "services": services.iter().map(|(name, state)| json!({ "unit": name, "state": state })).collect::<Vec<_>>(),
                 "failed_units": failed.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>(),
                 "status": parsed,

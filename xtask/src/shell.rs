@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a command of xtask ends badly; the text says what to do.
 #[derive(Debug)]
@@ -74,4 +74,9 @@ pub fn output(command: &mut Command) -> Result<String, Failure> {
     } else {
         Err(Failure::new(format!("{command:?} failed ({})", out.status)))
     }
+}
+
+/// Seconds with one decimal, for JSON.
+pub fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
 }

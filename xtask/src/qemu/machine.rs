@@ -74,26 +74,6 @@ impl Machine {
         if status.success() { Ok(()) } else { Err(Failure::new(format!("QEMU ended with {status}"))) }
     }
 
-    /// Waits until a line of the console has all the words.
-    pub fn wait_for_line(&mut self, words: &[&str], limit: Duration) -> Outcome {
-        let deadline = Instant::now() + limit;
-        loop {
-            let log = fs::read(self.console_log()).unwrap_or_default();
-            let log = String::from_utf8_lossy(&log);
-            if log.lines().any(|line| words.iter().all(|word| line.contains(word))) {
-                return Ok(());
-            }
-            let ended = self.qemu.try_wait().ok().flatten();
-            if ended.is_some() || Instant::now() > deadline {
-                let tail: Vec<&str> = log.lines().rev().take(15).collect();
-                let tail: Vec<&str> = tail.into_iter().rev().collect();
-                let what = if ended.is_some() { "the machine ended" } else { "it took too long" };
-                return Err(Failure::new(format!("no {words:?} on the console: {what}\n{}", tail.join("\n"))));
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
     /// Waits until the machine has switched itself off.
     pub fn wait_for_end(&mut self, limit: Duration) -> Outcome {
         let deadline = Instant::now() + limit;
@@ -106,9 +86,27 @@ impl Machine {
         Err(Failure::new("the machine does not switch itself off"))
     }
 
-    /// A root shell on the second serial line.
-    pub fn shell(&self, limit: Duration) -> Result<Shell, Failure> {
-        Shell::open(&self.sockets.join("shell.sock"), limit)
+    /// Waits until all services have been started; answers a root shell on the second serial line.
+    pub fn up(&self, limit: Duration) -> Result<Shell, Failure> {
+        let deadline = Instant::now() + limit;
+        let on_console = |failure: Failure| {
+            let log = fs::read(self.console_log()).unwrap_or_default();
+            let log = String::from_utf8_lossy(&log);
+            let tail: Vec<&str> = log.lines().rev().take(15).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            Failure::new(format!("{}; the console says:\n{}", failure.text, tail.join("\n")))
+        };
+        let mut shell = Shell::open(&self.sockets.join("shell.sock"), limit).map_err(on_console)?;
+        while shell.run("systemctl is-active --quiet pitstop.target", limit)?.code != 0 {
+            if Instant::now() > deadline {
+                let jobs = shell.run("systemctl list-jobs --no-legend", limit)?.text;
+                return Err(Failure::new(format!(
+                    "pitstop.target is not reached after {limit:?}; it waits for\n{jobs}"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        Ok(shell)
     }
 }
 
@@ -143,12 +141,10 @@ fn start_tpm(dir: &Path, sockets: &Path) -> Result<Child, Failure> {
 
 fn emulator(dir: &Path, sockets: &Path, console: Console) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
-    let kvm = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
-    if kvm {
-        qemu.args(["-accel", "kvm"]);
-    }
-    qemu.args(["-accel", "tcg,thread=multi"]);
-    qemu.args(["-machine", "q35", "-cpu", "max", "-smp", "2", "-m", "1024", "-display", "none", "-nodefaults"]);
+    // Emulated unless asked otherwise: a /dev/kvm that can be opened may still not work, as inside another virtual machine.
+    let kvm = std::env::var_os("PITSTOP_KVM").is_some();
+    qemu.args(if kvm { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg,thread=multi", "-cpu", "max"] });
+    qemu.args(["-machine", "q35", "-smp", "2", "-m", "1024", "-display", "none", "-nodefaults"]);
     qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}")]);
     qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", dir.join("efi-variables.fd").display())]);
     qemu.args(["-drive", &format!("if=none,id=disk,format=raw,file={}", dir.join("disk.img").display())]);

@@ -48,10 +48,9 @@ pub fn run(paths: &Paths, name: &str, as_json: bool) -> Outcome {
     let started = Instant::now();
     let mut host = Host::start(paths)?;
     let dir = paths.dir.join("scenario");
-    let mut machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log })?;
+    let machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log })?;
     eprintln!("==> starting (console: {})", machine.console_log().display());
-    machine.wait_for_line(&["Reached target", "pitstop.target"], BOOT_LIMIT)?;
-    let mut story = Story { shell: machine.shell(ANSWER_LIMIT)?, machine, phase: String::new(), started };
+    let mut story = Story { shell: machine.up(BOOT_LIMIT)?, machine, phase: String::new(), started };
     let slot = story.slot();
     story.say(&format!("slot {slot}"));
     story.must(&format!("pitstopctl --json provision {}", host.token))?;
@@ -156,7 +155,7 @@ impl Story {
                 self.look(&status);
             } else if self.shell.run("true", Duration::from_secs(20)).is_err() {
                 self.say("the TCU restarts");
-                self.shell = self.machine.shell(BOOT_LIMIT)?;
+                self.shell = self.machine.up(BOOT_LIMIT)?;
                 let slot = self.slot();
                 self.say(&format!("slot {slot}"));
             }

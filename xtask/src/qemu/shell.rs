@@ -24,7 +24,7 @@ pub struct Answer {
 impl Shell {
     /// Waits until the shell answers.
     pub fn open(socket: &Path, limit: Duration) -> Result<Self, Failure> {
-        let line = UnixStream::connect(socket).map_err(|e| Failure::new(format!("{}: {e}", socket.display())))?;
+        let line = connect(socket)?;
         line.set_read_timeout(Some(Duration::from_millis(200))).map_err(|e| Failure::new(e.to_string()))?;
         let mut shell = Self { line, received: String::new(), count: 0 };
         let deadline = Instant::now() + limit;
@@ -82,6 +82,20 @@ impl Shell {
                 Ok(())
             }
             Err(error) => Err(Failure::new(format!("the serial line: {error}"))),
+        }
+    }
+}
+
+/// QEMU makes the socket a moment after its start.
+fn connect(socket: &Path) -> Result<UnixStream, Failure> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match UnixStream::connect(socket) {
+            Ok(line) => return Ok(line),
+            Err(error) if Instant::now() > deadline => {
+                return Err(Failure::new(format!("{}: {error}", socket.display())));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
 }
