@@ -1,3 +1,7 @@
+mod object;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,9 +11,10 @@ use pitstop_dbus::OtaError;
 use pitstop_store::{Document, Storage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use zbus::message::Header;
 use zbus::names::OwnedUniqueName;
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, interface};
+use zbus::{Connection, OwnedObjectPath};
+
+use object::Operation;
 
 /// Least time between two progress signals: four a second (the contract of the interface).
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -317,88 +322,6 @@ impl OperationHandle {
     }
 }
 
-/// The D-Bus object.
-struct Operation {
-    entry: Arc<Entry>,
-    operations: Operations,
-}
-
-#[interface(name = "io.pitstop.Ota1.Operation")]
-impl Operation {
-    #[zbus(property)]
-    fn kind(&self) -> String {
-        lock(&self.entry.progress).key.kind.clone()
-    }
-    #[zbus(property)]
-    fn update(&self) -> String {
-        lock(&self.entry.progress).key.update.clone()
-    }
-    #[zbus(property)]
-    fn ecu(&self) -> String {
-        lock(&self.entry.progress).key.ecu.clone()
-    }
-    #[zbus(property)]
-    fn state(&self) -> String {
-        state_text(lock(&self.entry.progress).state).to_owned()
-    }
-    #[zbus(property)]
-    fn phase(&self) -> String {
-        lock(&self.entry.progress).phase.clone()
-    }
-    #[zbus(property)]
-    fn done(&self) -> u64 {
-        lock(&self.entry.progress).done
-    }
-    #[zbus(property)]
-    fn total(&self) -> u64 {
-        lock(&self.entry.progress).total
-    }
-    #[zbus(property)]
-    fn error_name(&self) -> String {
-        lock(&self.entry.progress).error_name.clone()
-    }
-    #[zbus(property)]
-    fn error_text(&self) -> String {
-        lock(&self.entry.progress).error_text.clone()
-    }
-    #[zbus(property)]
-    fn result(&self) -> HashMap<String, OwnedVariant> {
-        let progress = lock(&self.entry.progress);
-        let variant = |value: &ResultValue| match value {
-            ResultValue::Number(number) => OwnedVariant::from(*number),
-            ResultValue::Text(text) => OwnedVariant::from(zbus::Str::from(text.clone())),
-        };
-        progress.result.iter().map(|(name, value)| (name.clone(), variant(value))).collect()
-    }
-
-    fn cancel(&self, #[zbus(header)] header: Header<'_>) -> Result<(), OtaError> {
-        let creator = lock(&self.entry.creator).clone();
-        match (creator, header.sender()) {
-            (Some(creator), Some(sender)) if creator.as_str() != sender.as_str() => {
-                Err(OtaError::WrongPhase("only who started an operation cancels it".to_owned()))
-            }
-            _ => {
-                self.entry.cancel.send_replace(true);
-                Ok(())
-            }
-        }
-    }
-
-    async fn acknowledge(&self) -> Result<(), OtaError> {
-        let (key, state) = {
-            let progress = lock(&self.entry.progress);
-            (progress.key.clone(), progress.state)
-        };
-        if state == State::Running {
-            return Err(OtaError::Busy("the operation is running".to_owned()));
-        }
-        // Taking the object away waits for its calls to end, this one too: let it end first.
-        let operations = self.operations.clone();
-        tokio::spawn(async move { operations.drop_entry(&key).await });
-        Ok(())
-    }
-}
-
 fn state_text(state: State) -> &'static str {
     match state {
         State::Running => "running",
@@ -432,101 +355,4 @@ fn escape(text: &str, mark: &str) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves plain data behind, which stays usable.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{operation, testing};
-    use pitstop_store::cut::Disk;
-
-    fn key(ecu: &str, attempt: u32) -> Key {
-        Key { kind: "stage".into(), update: "u-1".into(), ecu: ecu.into(), attempt }
-    }
-
-    async fn started(
-        disk: &Disk,
-        key: Key,
-        outcome: Result<ResultData, OtaError>,
-    ) -> Result<operation::Data, OtaError> {
-        let (server, client) = testing::pair().await;
-        let operations = Operations::new(&server, "Flasher", Arc::new(disk.storage())).await.unwrap();
-        let path = operations
-            .start(key, Durability::Durable, None, |handle| async move {
-                handle.phase("erasing").await;
-                handle.progress(1, 2).await;
-                outcome
-            })
-            .await
-            .unwrap();
-        operation::wait(&client, "Flasher", &path, |_| {}).await
-    }
-
-    #[tokio::test]
-    async fn a_result_outlives_the_service_and_the_work_is_not_done_again() {
-        let disk = Disk::new();
-        let good = ResultData::from([("bytes".to_owned(), 7.into())]);
-        let first = started(&disk, key("bcm", 1), Ok(good)).await.unwrap();
-        assert_eq!(u64::try_from(first["bytes"].clone()).unwrap(), 7);
-        // Another life: the work given would fail, but is not started.
-        let again = started(&disk, key("bcm", 1), Err(OtaError::Internal("started again".into()))).await.unwrap();
-        assert_eq!(u64::try_from(again["bytes"].clone()).unwrap(), 7);
-        let other = started(&disk, key("bcm", 2), Err(OtaError::CheckFailed("no".into()))).await;
-        assert_eq!(other, Err(OtaError::CheckFailed("no".into())));
-    }
-
-    #[tokio::test]
-    async fn a_failure_that_passes_is_not_remembered() {
-        let disk = Disk::new();
-        let away = started(&disk, key("bcm", 1), Err(OtaError::Bus(zbus::Error::InterfaceNotFound))).await;
-        assert!(matches!(away, Err(OtaError::NotReady(_))), "{away:?}");
-        assert_eq!(disk.files().len(), 0);
-        assert!(started(&disk, key("bcm", 1), Ok(ResultData::new())).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn the_object_is_as_the_xml_says_and_goes_when_acknowledged() {
-        let (server, client) = testing::pair().await;
-        let operations = Operations::new(&server, "Flasher", Arc::new(Disk::new().storage())).await.unwrap();
-        let path = operations
-            .start(key("bcm", 1), Durability::Durable, None, |_| async { Ok(ResultData::new()) })
-            .await
-            .unwrap();
-        let served = testing::introspect(&client, path.as_str()).await;
-        assert_eq!(pitstop_dbus::contract::differences("io.pitstop.Ota1.Operation", &served), Vec::<String>::new());
-        operation::wait(&client, "Flasher", &path, |_| {}).await.unwrap();
-        operation::acknowledge(&client, "Flasher", &path).await.unwrap();
-        while operations.bus.object_server().interface::<_, Operation>(path.clone()).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
-        operation::acknowledge(&client, "Flasher", &path).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn cancelling_reaches_the_work_and_a_panic_ends_as_internal() {
-        let (server, client) = testing::pair().await;
-        let operations = Operations::new(&server, "Flasher", Arc::new(Disk::new().storage())).await.unwrap();
-        let path = operations
-            .start(key("bcm", 1), Durability::Durable, None, |handle| async move {
-                handle.cancelled().await;
-                Err(OtaError::Cancelled("asked to".into()))
-            })
-            .await
-            .unwrap();
-        assert!(operations.is_running(|k| k.ecu == "bcm"));
-        let proxy = pitstop_dbus::OperationProxy::builder(&client)
-            .destination("io.pitstop.Ota1.Flasher")
-            .path(path.clone())
-            .build()
-            .await
-            .unwrap();
-        assert!(matches!(proxy.acknowledge().await, Err(OtaError::Busy(_))));
-        proxy.cancel().await.unwrap();
-        assert!(matches!(operation::wait(&client, "Flasher", &path, |_| {}).await, Err(OtaError::Cancelled(_))));
-        let path = operations
-            .start(key("adas", 1), Durability::Durable, None, |_| async { panic!("a defect") })
-            .await
-            .unwrap();
-        assert!(matches!(operation::wait(&client, "Flasher", &path, |_| {}).await, Err(OtaError::Internal(_))));
-    }
 }
