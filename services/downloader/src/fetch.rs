@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pitstop_dbus::OtaError;
 use pitstop_types::Digest;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Response};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use tokio::sync::{mpsc, watch};
@@ -197,6 +197,8 @@ impl Run {
                 Ok(url)
             }
             Err(error @ (OtaError::NotFound(_) | OtaError::InvalidArgument(_))) => Err(Failure::Final(error)),
+            // The backend's own word: nobody may have this bundle, or not this vehicle.
+            Err(error @ OtaError::BackendRefused(_)) => Err(self.link_refused(error)),
             Err(error) => Err(Failure::Again(OtaError::Network(format!("asking for a link: {error}")))),
         }
     }
@@ -216,7 +218,10 @@ impl Run {
                 self.start_anew()?;
                 self.progress.etag = etag;
             }
-            Verdict::LinkRefused => return Err(self.link_refused(response.status())),
+            Verdict::LinkRefused => {
+                let text = format!("the server refuses the link ({})", response.status());
+                return Err(self.link_refused(OtaError::Network(text)));
+            }
             Verdict::Again(text) => return Err(Failure::Again(OtaError::Network(text))),
             Verdict::NotFound => {
                 return Err(Failure::Final(OtaError::NotFound(format!(
@@ -245,10 +250,9 @@ impl Run {
         Ok(())
     }
 
-    fn link_refused(&mut self, status: StatusCode) -> Failure {
+    fn link_refused(&mut self, error: OtaError) -> Failure {
         self.link = None;
         self.refused_links += 1;
-        let error = OtaError::Network(format!("the server refuses the link ({status})"));
         if self.refused_links >= MAX_REFUSED_LINKS { Failure::Final(error) } else { Failure::Again(error) }
     }
 

@@ -195,6 +195,20 @@ async fn a_refused_link_is_made_anew_and_three_in_a_row_are_believed() {
 }
 
 #[tokio::test]
+async fn a_backend_that_gives_no_link_is_believed_the_third_time() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start().await;
+    let service = Running::start(root.path(), &server, as_is).await;
+    let content = noise(1000);
+    let digest = server.offer(&content);
+    server.with(|s| s.mood.withhold = 2);
+    service.fetch("u-1", &digest, content.len()).await.unwrap();
+    let digest = server.offer(&noise(1001));
+    server.with(|s| s.mood.withhold = 3);
+    assert!(matches!(service.fetch("u-1", &digest, 1001).await, Err(OtaError::BackendRefused(_))));
+}
+
+#[tokio::test]
 async fn wrong_content_and_wrong_lengths_have_names_and_leave_nothing() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;

@@ -43,6 +43,8 @@ pub struct Mood {
     pub break_after: Option<usize>,
     /// Between two pieces of 16 KiB.
     pub pause: Duration,
+    /// Gives no link so many times first.
+    pub withhold: u32,
     /// Answers so many requests with this status first.
     pub refuse: Option<(StatusCode, u32)>,
     /// Knows nothing of ranges.
@@ -210,7 +212,12 @@ struct Links {
 #[async_trait]
 impl LinkSource for Links {
     async fn link(&self, sha256: &Digest) -> Result<(String, i64), OtaError> {
-        self.inner.lock().unwrap().links += 1;
+        let mut inner = self.inner.lock().unwrap();
+        inner.links += 1;
+        if inner.mood.withhold > 0 {
+            inner.mood.withhold -= 1;
+            return Err(OtaError::BackendRefused("not assigned".into()));
+        }
         Ok((format!("https://{}/dl/{sha256}", self.address), 4_000_000_000))
     }
 }
