@@ -65,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let host = Host::start(&arguments).await?;
     let token = host.backend.rest().register(VIN).await.context("registering the vehicle")?;
-    println!("{}", json!({ "token": token, "admin": host.backend.rest().base(), "vin": VIN }));
+    println!("{}", json!({ "token": token, "admin": host.backend.rest().browser_url(), "vin": VIN }));
     let mut words = BufReader::new(tokio::io::stdin()).lines();
     while let Some(word) = words.next_line().await? {
         let answer = match host.answer(word.trim()).await {

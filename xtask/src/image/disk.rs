@@ -59,7 +59,7 @@ pub fn slot(paths: &Paths, version: Version) -> Outcome {
     let used = output(Command::new("du").args(["-sk", "--apparent-size"]).arg(paths.tree()))?;
     let kib: u64 = used.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or_default();
     // Blocks and inodes take more than the files' bytes; the image is written whole at each update, so not much more.
-    let mib = kib / 1024 * 112 / 100 + 24;
+    let mib = kib / 1024 * 105 / 100 + 12;
     // No journal: a slot is only ever mounted read-only. Features that GRUB 2.06 cannot read are left out.
     let make = Command::new("mke2fs")
         .args(["-q", "-t", "ext4", "-m", "0", "-O", "^has_journal,^metadata_csum_seed,^orphan_file,^resize_inode"])

@@ -16,6 +16,27 @@ const SUITE: &str = "bookworm";
 /// What the image never needs of Debian's packages.
 const LEFT_OUT: &[&str] = &["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*"];
 
+/// Removed after the installation: what only changing packages needs, and databases for hardware that a vehicle does not have.
+/// The image is written to flash as a whole at each update, so its size is time.
+const UNUSED: &[&str] = &[
+    "boot/System.map-*",
+    "boot/config-*",
+    "usr/lib/udev/hwdb.bin",
+    "usr/lib/udev/hwdb.d",
+    "usr/lib/x86_64-linux-gnu/gconv",
+    "usr/lib/x86_64-linux-gnu/perl",
+    "usr/lib/x86_64-linux-gnu/libperl.so.*",
+    "usr/lib/apt",
+    "usr/share/perl",
+    "usr/share/perl5",
+    "usr/share/grub",
+    "usr/share/initramfs-tools",
+    "var/cache/apt",
+    "var/cache/debconf",
+    "var/lib/apt",
+    "var/lib/dpkg",
+];
+
 /// The initial file system loads just what it takes to mount the root.
 const INITRD_SETTINGS: &str = r#"mkdir -p "$1/etc/initramfs-tools/conf.d"
 printf 'MODULES=list\nRESUME=none\nCOMPRESS=zstd\n' > "$1/etc/initramfs-tools/conf.d/pitstop.conf"
@@ -42,7 +63,9 @@ pub fn base(paths: &Paths) -> Result<PathBuf, Failure> {
     if !tarball.is_file() {
         fetch(&packages, &tarball)?;
     }
-    let base = paths.dir.join(format!("base-{:016x}", key(&[&packages, &[INITRD_SETTINGS.to_owned()], &modules])));
+    let unused: Vec<String> = UNUSED.iter().map(|path| (*path).to_owned()).collect();
+    let settings = [INITRD_SETTINGS.to_owned()];
+    let base = paths.dir.join(format!("base-{:016x}", key(&[&packages, &settings, &modules, &unused])));
     if base.join("etc/debian_version").is_file() {
         return Ok(base);
     }
@@ -54,6 +77,9 @@ pub fn base(paths: &Paths) -> Result<PathBuf, Failure> {
         Command::new("tar").args(["--numeric-owner", "--xattrs", "-xf"]).arg(&tarball).arg("-C").arg(&half),
     )?;
     prune_modules(&half, &modules)?;
+    // A shell expands the patterns, in the folder they are meant for.
+    let remove = format!("rm -rf -- {}", UNUSED.join(" "));
+    quiet("removing what is unused", Command::new("sh").args(["-c", &remove]).current_dir(&half).output())?;
     fs::rename(&half, &base).map_err(|e| Failure::new(format!("{}: {e}", base.display())))?;
     Ok(base)
 }
