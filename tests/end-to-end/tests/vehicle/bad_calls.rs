@@ -108,7 +108,7 @@ async fn impossible_orders_and_false_bundles_are_refused_by_name() -> anyhow::Re
         (vec!["stage", update, "adas"], "NotAdmitted"),
         (vec!["fetch", update, &sha256, &ten_gb], "TooLarge"),
         (vec!["fetch", update, "../../etc/passwd", "1000"], "InvalidArgument"),
-        (vec!["fetch", update, &sha256, "1000"], "NotFound"),
+        (vec!["fetch", update, &sha256, "1000"], "BackendRefused"),
         (vec!["admit", update, "bcm", "target", &zeros], "HashMismatch"),
         (vec!["admit", update, "bcm", "target", &truncated], "LengthMismatch"),
         (vec!["admit", update, "toaster", "target", &whole], "UnknownEcu"),
