@@ -62,7 +62,13 @@ fn bundle_bytes(drive: &Drive) -> anyhow::Result<u64> {
 }
 
 fn public_address(drive: &Drive) -> anyhow::Result<SocketAddr> {
-    let public = drive.world.backend.ready["public"].as_str().context("the backend told no public address")?;
+    let public = drive
+        .world
+        .backend
+        .ready
+        .get("public")
+        .and_then(|public| public.as_str())
+        .context("the backend told no public address")?;
     let public = public.trim_start_matches("https://").trim_end_matches('/');
     public.parse().with_context(|| format!("{public} is no address"))
 }
