@@ -184,6 +184,11 @@ impl Rest {
         Ok(Self { client, base, token: token.trim().to_owned() })
     }
 
+    /// Address of the interface, without trailing slash.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Address of the operator's page with what a browser needs to be let in.
     pub fn browser_url(&self) -> String {
         self.base.replacen("http://", &format!("http://operator:{}@", self.token), 1)
