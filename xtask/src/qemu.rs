@@ -13,7 +13,7 @@ use crate::shell::{Failure, Outcome, tenths};
 use machine::{Console, Machine, Options};
 
 const HELP: &str = "\
-usage: cargo xtask qemu [--smoke | --scenario happy] [--fresh] [--json]
+usage: cargo xtask qemu [--smoke | --scenario happy [--no-build]] [--fresh] [--json]
 
 Boots target/tcu/disk.img (made first if absent) on a copy that keeps its changes, with OVMF, GRUB, a TPM, a watchdog, two CAN
 controllers on one bus and a virtual CAN FD bus. The console is this terminal, logged in as root; Ctrl-A X ends it.
@@ -21,6 +21,8 @@ controllers on one bus and a virtual CAN FD bus. The console is this terminal, l
 --smoke   boots a fresh disk without a terminal, waits for all services, asks `pitstopctl status`, powers off; the exit status tells
 --scenario happy
           updates the whole vehicle: backend and simulated control units on this machine, the stack in the emulated TCU
+--no-build
+          takes the programs of this machine as they were built last
 --fresh   begins with the factory's disk and an empty TPM
 --json    with --smoke and --scenario: ends with one line of JSON
 
@@ -47,7 +49,8 @@ pub fn run(args: &[String]) -> Outcome {
         return smoke(&paths, flag("--json"));
     }
     if let Some(at) = args.iter().position(|a| a == "--scenario") {
-        return scenario::run(&paths, args.get(at + 1).map_or("", String::as_str), flag("--json"));
+        let name = args.get(at + 1).map_or("", String::as_str);
+        return scenario::run(&paths, name, !flag("--no-build"), flag("--json"));
     }
     let dir = paths.dir.join("run");
     let mut machine = Machine::start(&paths, &Options { dir, fresh: flag("--fresh"), console: Console::Terminal })?;

@@ -3,10 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use super::{AFTER, BACKEND_PUBLIC, BEFORE, HOST, Paths, Version, folder, qemu_file, quiet, read, write};
-use crate::shell::{Failure, Outcome, output, step, target_dir, workspace};
+use crate::shell::{Failure, Outcome, output, target_dir, workspace};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -188,24 +188,31 @@ fn data(paths: &Paths, mib: u64) -> Result<PathBuf, Failure> {
     Ok(image)
 }
 
-/// The update bundles of both versions: the next one, and the one to go back to.
+/// The update bundles of both versions, side by side: the next one, and the one to go back to.
 pub fn bundles(paths: &Paths) -> Outcome {
-    for version in [BEFORE, AFTER] {
-        let out = paths.bundle(version);
-        let _ = fs::remove_file(&out);
-        step(
-            &format!("bundle of {}", version.name),
-            Command::new(target_dir().join("debug/pitstop-bundle"))
-                .args(["build", "--hardware", "tcu-a1", "--software-version", version.name])
-                .args(["--release-counter", &version.counter.to_string(), "--rootfs"])
-                .arg(paths.slot(version))
-                .arg("--cert")
-                .arg(paths.keys().join("signer.cert.pem"))
-                .arg("--key")
-                .arg(paths.keys().join("signer.key.pem"))
-                .arg("--out")
-                .arg(out),
-        )?;
+    eprintln!("==> bundles");
+    let started = [BEFORE, AFTER].map(|version| bundle(paths, version).spawn());
+    for program in started {
+        quiet("bundle", program.and_then(Child::wait_with_output))?;
     }
     Ok(())
+}
+
+fn bundle(paths: &Paths, version: Version) -> Command {
+    let out = paths.bundle(version);
+    let _ = fs::remove_file(&out);
+    let mut build = Command::new(target_dir().join("debug/pitstop-bundle"));
+    build
+        .args(["build", "--hardware", "tcu-a1", "--software-version", version.name])
+        .args(["--release-counter", &version.counter.to_string(), "--rootfs"])
+        .arg(paths.slot(version))
+        .arg("--cert")
+        .arg(paths.keys().join("signer.cert.pem"))
+        .arg("--key")
+        .arg(paths.keys().join("signer.key.pem"))
+        .arg("--out")
+        .arg(out)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    build
 }

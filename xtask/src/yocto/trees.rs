@@ -52,8 +52,9 @@ impl Options {
 
     /// A command in bitbake's environment, as the user.
     fn inside(&self, command: &str) -> Command {
+        // A fixed seed, because oe-core joins sets into variables: without it no run finds the parse of the last one.
         let script = format!(
-            "export LANG=C.UTF-8 BITBAKEDIR={bitbake}; cd {work} && . {oe}/oe-init-build-env build >/dev/null && {command}",
+            "export LANG=C.UTF-8 PYTHONHASHSEED=0 BITBAKEDIR={bitbake}; cd {work} && . {oe}/oe-init-build-env build >/dev/null && {command}",
             bitbake = self.bitbake.display(),
             work = self.work.display(),
             oe = self.oe_core.display(),
