@@ -79,6 +79,7 @@ pub fn differences(version: &str) -> Result<Vec<String>, Failure> {
     let mut wrong = files(&recipe, &overlay, version)?;
     wrong.extend(units(&recipe, &overlay)?);
     wrong.extend(users(&recipe)?);
+    wrong.extend(bus_policies(&overlay)?);
     Ok(wrong)
 }
 
@@ -194,6 +195,28 @@ fn users(recipe: &Recipe) -> Result<Vec<String>, Failure> {
     let surplus =
         made.iter().filter(|m| !wanted.contains(m)).map(|m| format!("the recipe makes {m}, sysusers.d does not"));
     Ok(missing.chain(surplus).collect())
+}
+
+/// Whoever a bus policy or a unit names is made by the overlay's sysusers file.
+fn bus_policies(overlay: &[String]) -> Result<Vec<String>, Failure> {
+    let declared = read(&workspace().join("rootfs-overlay/usr/lib/sysusers.d/pitstop.conf"))?;
+    let known = |name: &str| name == "root" || declared.lines().any(|l| l.split_whitespace().nth(1) == Some(name));
+    let mut wrong = Vec::new();
+    for file in overlay {
+        let text = read(&workspace().join("rootfs-overlay").join(file))?;
+        let marks: &[(&str, char)] = match file.rsplit_once('.') {
+            Some((_, "conf")) if file.contains("/dbus-1/") => &[("policy user=\"", '"'), ("policy group=\"", '"')],
+            Some((_, "service")) => &[("\nUser=", '\n'), ("\nGroup=", '\n')],
+            _ => continue,
+        };
+        for (mark, end) in marks {
+            let named = text.split(mark).skip(1).filter_map(|rest| rest.split(*end).next());
+            wrong.extend(
+                named.filter(|name| !known(name)).map(|name| format!("{file} names {name}, whom nobody makes")),
+            );
+        }
+    }
+    Ok(wrong)
 }
 
 fn expand(entry: &str) -> String {
