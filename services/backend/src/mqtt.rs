@@ -108,7 +108,7 @@ fn connect(backend: &Backend) -> Result<(AsyncClient, EventLoop), Error> {
         .with_client_auth_cert(chain, key)
         .map_err(Error::internal(failed))?;
     let mqtt = &backend.settings.mqtt;
-    let mut options = MqttOptions::new("backend", &mqtt.host, mqtt.port);
+    let mut options = MqttOptions::new("backend", mqtt.own_host.as_ref().unwrap_or(&mqtt.host), mqtt.port);
     options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(config))));
     options.set_keep_alive(Duration::from_secs(30));
     options.set_max_packet_size(Some(MAX_MESSAGE));

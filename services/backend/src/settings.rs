@@ -42,8 +42,11 @@ pub struct Advertise {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mqtt {
-    /// As vehicles are told to reach the broker, and as the backend reaches it.
+    /// As vehicles are told to reach the broker, and as the backend reaches it unless `own_host` says otherwise.
     pub host: String,
+    /// As the backend reaches the broker, where that differs: beside it on one machine, for instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_host: Option<String>,
     pub port: u16,
     /// Without the broker, vehicles poll.
     pub enabled: bool,

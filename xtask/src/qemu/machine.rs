@@ -120,11 +120,18 @@ impl Drop for Machine {
     }
 }
 
+/// A program that ends when we do, however that happens.
+pub fn dependent(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", program]);
+    command
+}
+
 /// swtpm, which wants absolute paths.
 fn start_tpm(dir: &Path, sockets: &Path) -> Result<Child, Failure> {
     let socket = sockets.join("tpm.sock");
     let state = dir.join("tpm").canonicalize().map_err(|e| Failure::new(format!("{}: {e}", dir.display())))?;
-    let child = Command::new("swtpm")
+    let child = dependent("swtpm")
         .args(["socket", "--tpm2", "--tpmstate", &format!("dir={}", state.display())])
         .args(["--ctrl", &format!("type=unixio,path={}", socket.display())])
         .stdin(Stdio::null())
@@ -140,7 +147,7 @@ fn start_tpm(dir: &Path, sockets: &Path) -> Result<Child, Failure> {
 }
 
 fn emulator(dir: &Path, sockets: &Path, console: Console) -> Command {
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut qemu = dependent("qemu-system-x86_64");
     // Emulated unless asked otherwise: a /dev/kvm that can be opened may still not work, as inside another virtual machine.
     let kvm = std::env::var_os("PITSTOP_KVM").is_some();
     qemu.args(if kvm { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg,thread=multi", "-cpu", "max"] });

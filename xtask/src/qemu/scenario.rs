@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::machine::{Console, Machine, Options};
+use super::machine::{Console, Machine, Options, dependent};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT};
 use crate::image::{AFTER, BEFORE, ECU_CAN, ECU_DOIP, Paths};
@@ -18,6 +18,8 @@ use crate::shell::{Failure, Outcome, cargo, output, step, target_dir};
 
 /// Longest a story may take.
 const STORY_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// How long the vehicle is given to hear of the campaign, before it is told to check.
+const HINT_PATIENCE: Duration = Duration::from_secs(30);
 /// How often everything is looked at.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -145,6 +147,8 @@ impl Story {
     /// Answers the prompt and watches until the vehicle says that the update has ended.
     fn until_ended(&mut self) -> Result<String, Failure> {
         let deadline = Instant::now() + STORY_LIMIT;
+        let hint = Instant::now() + HINT_PATIENCE;
+        let mut told_to_check = false;
         while Instant::now() < deadline {
             if let Ok(status) = self.json("pitstopctl --json status") {
                 self.look(&status);
@@ -153,6 +157,10 @@ impl Story {
                 self.shell = self.machine.up(BOOT_LIMIT)?;
                 let slot = self.slot();
                 self.say(&format!("slot {slot}"));
+            }
+            if self.phase == "idle" && !told_to_check && Instant::now() > hint {
+                self.say("no hint heard; telling the vehicle to check");
+                told_to_check = self.must("pitstopctl --json check").is_ok();
             }
             let history = self.json("pitstopctl --json history").unwrap_or(Value::Null);
             if let Some(end) = history[0]["end"].as_str() {
@@ -202,7 +210,8 @@ impl Host {
         let backend = dir.join("backend");
         output(Command::new("cp").arg("-a").arg(paths.backend()).arg(&backend))?;
         move_paths(&backend, &paths.backend())?;
-        let mut program = Command::new(target_dir().join("debug/pitstop-qemu-host"))
+        let program = target_dir().join("debug/pitstop-qemu-host");
+        let mut program = dependent(&program.display().to_string())
             .arg("--dir")
             .arg(&dir)
             .arg("--backend")

@@ -86,7 +86,14 @@ pub fn init(dir: &DataDir, options: &InitOptions, clock: &Clock) -> Result<(), I
     let settings = Settings {
         listen: Listen { public: options.public, device: options.device, admin: options.admin },
         advertise: Advertise { host: host.clone(), ..Advertise::default() },
-        mqtt: Mqtt { host: options.mqtt_host.clone(), port: options.mqtt_port, enabled: true },
+        mqtt: Mqtt {
+            host: options.mqtt_host.clone(),
+            // Only under a name that the broker's certificate has.
+            own_host: Some(options.mqtt_bind.clone())
+                .filter(|bind| *bind != options.mqtt_host && options.hosts.contains(bind)),
+            port: options.mqtt_port,
+            enabled: true,
+        },
         limits: Limits::default(),
         lifetimes: Lifetimes::default(),
     };
