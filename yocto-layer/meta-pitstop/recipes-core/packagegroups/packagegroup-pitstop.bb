@@ -10,6 +10,8 @@ PACKAGECONFIG[flasher] = ",,,pitstop-flasher"
 PACKAGECONFIG[self-update] = ",,,pitstop-self-update"
 PACKAGECONFIG[uds-server] = ",,,pitstop-uds-server"
 PACKAGECONFIG[pitstopctl] = ",,,pitstopctl"
+# For boards whose boot loader is U-Boot: the tools by which self-update speaks to it.
+PACKAGECONFIG[u-boot] = ",,,libubootenv-bin"
 
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 inherit packagegroup features_check pitstop-tpm-check
