@@ -1,5 +1,7 @@
 //! The bridge between a hub that stands in for the simulated vehicle's and another that stands in for the guest's interface.
 
+#![allow(clippy::unwrap_used, reason = "tests: a panic is the report")]
+
 use std::path::Path;
 
 use pitstop_can::hub::HubMessage;
