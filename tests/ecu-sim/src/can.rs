@@ -20,7 +20,8 @@ const ANSWERS: usize = 8;
 /// Serves requests with these identifiers until the bus ends.
 pub fn serve(bus: &CanBus, spec: &EcuSpec, request: u32, response: u32, ecu: EcuHandle) -> anyhow::Result<()> {
     let id = |number| CanId::from_number(number).context("a CAN identifier has at most 29 bits");
-    let settings = IsoTpSettings::ecu(spec.id.as_str(), id(request)?, id(response)?, bus.is_fd());
+    let mut settings = IsoTpSettings::ecu(spec.id.as_str(), id(request)?, id(response)?, bus.is_fd());
+    settings.isotp.block_size = spec.frames_per_block;
     let channel = IsoTpChannel::open(bus, settings)?;
     let name = spec.id.clone();
     tokio::spawn(async move {

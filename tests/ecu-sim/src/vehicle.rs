@@ -46,6 +46,9 @@ pub struct EcuSpec {
     /// maxNumberOfBlockLength, bytes.
     #[serde(default = "default_max_block")]
     pub max_block: u64,
+    /// On CAN: consecutive frames it takes before it sends the next flow control, 0 for no limit.
+    #[serde(default)]
+    pub frames_per_block: u8,
     #[serde(default)]
     pub security: Security,
     /// Dual bank: starts in trial before the ECU goes back by itself.

@@ -88,8 +88,9 @@ impl Host {
         after.push(arguments.tcu_after.clone());
         let hub = dir.join("hub.sock");
         let (speed, seed) = (arguments.bus_speed, arguments.seed);
+        let vehicle = vehicle(dir, &programs.vehicle)?;
         let simulator =
-            Simulator::start(&dir.join("ecus"), &hub, &programs.ecu_sim, &programs.vehicle, speed, seed, &logs).await?;
+            Simulator::start(&dir.join("ecus"), &hub, &programs.ecu_sim, &vehicle, speed, seed, &logs).await?;
         reach(arguments, &simulator).await?;
         let backend = Backend::open(&arguments.backend, &programs.backend, Hosting::Process, &logs).await?;
         let release = backend.rest().publish(&before, &after).await.context("publishing the releases")?;
@@ -109,6 +110,21 @@ impl Host {
             other => bail!("there is no word {other:?}"),
         }
     }
+}
+
+/// The simulated vehicle as QEMU's buses allow it. An emulated SJA1000 keeps 64 bytes, five frames, and its bus takes no time: a
+/// sixth frame before the guest has read the first is lost. So ECUs on the classic bus take four at a time.
+fn vehicle(dir: &Path, demonstration: &Path) -> anyhow::Result<PathBuf> {
+    let text = std::fs::read_to_string(demonstration).context("reading the simulated vehicle")?;
+    let folder = demonstration.parent().context("a file lies in a folder")?;
+    let classic = r#"address = { kind = "can", bus = "can0""#;
+    anyhow::ensure!(text.contains(classic), "no ECU is on can0");
+    let text = text
+        .replace(classic, &format!("frames_per_block = 4\n{classic}"))
+        .replace("dbc = \"", &format!("dbc = \"{}/", folder.display()));
+    let file = dir.join("vehicle.toml");
+    std::fs::write(&file, text)?;
+    Ok(file)
 }
 
 /// Opens the ways from the guest: frames to the hub, DoIP to the gateway.

@@ -72,6 +72,12 @@ pub fn run(paths: &Paths, name: &str, build: bool, as_json: bool) -> Outcome {
         "backend": backend,
         "duration_s": started.elapsed().as_secs(),
     });
+    if !ok {
+        let journal = story.shell.run("journalctl -b --no-pager -n 300 -o short-precise", ANSWER_LIMIT)?.text;
+        let file = paths.dir.join("scenario/journal.txt");
+        fs::write(&file, journal).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+        eprintln!("    the TCU's journal: {}", file.display());
+    }
     story.finish()?;
     if as_json {
         println!("{report}");

@@ -30,6 +30,7 @@ fn spec(banks: Banks, security: Security) -> EcuSpec {
         },
         boot_ms: 300,
         max_block: 258,
+        frames_per_block: 0,
         security,
         trial_starts: 2,
         software: None,
