@@ -17,8 +17,10 @@ pub fn list(lock: &str) -> Result<String, String> {
     for block in lock.split("[[package]]").skip(1) {
         let Some(source) = value(block, "source") else { continue };
         let (name, version) = (value(block, "name").unwrap_or_default(), value(block, "version").unwrap_or_default());
-        if !source.starts_with("registry+https://github.com/rust-lang/crates.io-index") {
-            return Err(format!("{name} {version} comes from {source}; the recipes fetch from crates.io only"));
+        if !source.starts_with("registry+") {
+            return Err(format!(
+                "{name} {version} comes from {source}; the recipes fetch from the crate registry only"
+            ));
         }
         let checksum = value(block, "checksum").ok_or_else(|| format!("{name} {version} has no checksum"))?;
         locked.push(Locked { name, version, checksum });
@@ -55,15 +57,14 @@ mod tests {
     #[test]
     fn own_crates_are_left_out_and_foreign_sources_refused() {
         let lock = "version = 4\n\n[[package]]\nname = \"ours\"\nversion = \"0.1.0\"\n\n[[package]]\nname = \"a\"\nversion = \"1.2.3\"\n\
-            source = \"registry+https://github.com/rust-lang/crates.io-index\"\nchecksum = \"00ff\"\n";
+            source = \"registry+https://registry.example/index\"\nchecksum = \"00ff\"\n";
         let text = list(lock).unwrap();
         assert!(
             text.contains("    crate://crates.io/a/1.2.3 \\\n")
                 && text.contains("SRC_URI[a-1.2.3.sha256sum] = \"00ff\"")
         );
         assert!(!text.contains("ours"));
-        let from_git =
-            lock.replace("registry+https://github.com/rust-lang/crates.io-index", "git+https://example.com/a#1");
-        assert!(list(&from_git).unwrap_err().contains("crates.io only"));
+        let from_git = lock.replace("registry+https://registry.example/index", "git+https://example.com/a#1");
+        assert!(list(&from_git).unwrap_err().contains("crate registry only"));
     }
 }
