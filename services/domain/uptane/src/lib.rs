@@ -9,7 +9,7 @@
 //!
 //! Read in this order: [`metadata`] (the files), [`strict`] and [`canonical`] (their bytes), [`key`] and [`envelope`] (their
 //! signatures), `repository` and `checks` (one repository's four roles), `verification` (both repositories together),
-//! `pairing` (from signed targets to a decision), [`manifest`].
+//! `pairing` (from signed targets to a decision), `offline` (the same without a network), [`manifest`].
 //!
 //! Sources: the Uptane standard 2.1.0 and the TUF specification 1.0; the format is TUF's JSON with OLPC canonical JSON, so that
 //! TUF tools read both repositories.
@@ -26,6 +26,7 @@ pub mod time;
 
 mod checks;
 mod delegation;
+mod offline;
 mod pairing;
 mod repository;
 mod verification;
@@ -39,9 +40,10 @@ pub use manifest::{
     VehicleManifest, check_manifest,
 };
 pub use metadata::{
-    BuildError, Delegation, DirectorTarget, EcuPairing, ImageTarget, Metadata, Order, PairingRole, Repository, Role,
-    Root, RootBuilder, ShallMatch, Snapshot, TargetEntry, Targets, Timestamp,
+    BuildError, Delegation, DirectorTarget, EcuPairing, ImageTarget, Metadata, OfflineSnapshot, OfflineTargets, Order,
+    PairingRole, Repository, Role, Root, RootBuilder, ShallMatch, Snapshot, TargetEntry, Targets, Timestamp,
 };
+pub use offline::{OfflineFiles, WORKSHOP_PREFIX, verify_offline};
 pub use pairing::{MAX_INSTALL_AHEAD, Vehicle};
 pub use repository::{Files, MAX_IMAGE_TARGETS, MAX_SMALL};
 pub use sign::{MemorySigner, SignError, Signer};

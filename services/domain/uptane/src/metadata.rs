@@ -3,6 +3,7 @@
 //! Fields that are not named here are ignored when a file is read; its signature still covers them.
 
 mod delegations;
+mod offline;
 mod root;
 mod targets;
 
@@ -14,6 +15,7 @@ use pitstop_types::Digest;
 use serde::{Deserialize, Serialize};
 
 pub use delegations::{DelegatedRole, Delegates, Delegation, Delegations, MAX_DELEGATED_ROLES, is_role_name};
+pub use offline::{OfflineSnapshot, OfflineTargets};
 pub use root::{Root, RootBuilder};
 pub use targets::{
     DirectorCustom, DirectorTarget, EcuPairing, ImageCustom, ImageTarget, Order, PairingRole, ShallMatch, TargetEntry,
@@ -50,18 +52,23 @@ impl fmt::Display for Repository {
     }
 }
 
-/// The four top-level roles.
+/// The top-level roles: the four of every repository, and the Director's two for updates without a network (PURE-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     Root,
     Timestamp,
     Snapshot,
     Targets,
+    OfflineSnapshot,
+    OfflineTargets,
 }
 
 impl Role {
+    /// The four that every root must list.
     pub const ALL: [Self; 4] = [Self::Root, Self::Timestamp, Self::Snapshot, Self::Targets];
+    /// The two that the Director's root may list besides.
+    pub const OFFLINE: [Self; 2] = [Self::OfflineSnapshot, Self::OfflineTargets];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -69,6 +76,8 @@ impl Role {
             Self::Timestamp => "timestamp",
             Self::Snapshot => "snapshot",
             Self::Targets => "targets",
+            Self::OfflineSnapshot => "offline-snapshot",
+            Self::OfflineTargets => "offline-targets",
         }
     }
 }
@@ -92,7 +101,7 @@ impl BuildError {
 
 /// What the four kinds of files have in common.
 pub trait Metadata: Serialize + for<'de> Deserialize<'de> {
-    /// The value of `_type`.
+    /// The role that signs it, which is the value of `_type`.
     const TYPE: Role;
     fn header(&self) -> &Header;
     /// What must hold in this file alone, whoever signed it.

@@ -8,8 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::checks::at;
-use crate::metadata::{DirectorCustom, EcuPairing, Order, PairingRole, Repository, ShallMatch, TargetEntry, Targets};
-use crate::{Metadata as _, VerifyError};
+use crate::metadata::{
+    DirectorCustom, EcuPairing, Order, PairingRole, Repository, Role, ShallMatch, TargetEntry, Targets,
+};
+use crate::offline::WORKSHOP_PREFIX;
+use crate::{At, Metadata as _, VerifyError};
 
 /// An update may start at most this long after it was ordered, in seconds: 30 days.
 pub const MAX_INSTALL_AHEAD: i64 = 30 * 86_400;
@@ -47,18 +50,45 @@ pub(crate) fn read(targets: &Targets, vehicle: &Vehicle, now: UnixSeconds) -> Re
     if targets.vin.as_ref() != Some(&vehicle.vin) {
         return Err(VerifyError::Replay { at });
     }
-    if targets.delegations.is_some() {
-        return Err(VerifyError::malformed(&at, "the Director must not delegate"));
+    let directed = read_order(&at, targets, vehicle)?;
+    let Some(order) = directed.as_ref().map(|directed| &directed.order) else { return Ok(None) };
+    if order.update.as_str().starts_with(WORKSHOP_PREFIX) {
+        return Err(VerifyError::malformed(&at, "update ids of this form are for workshops"));
     }
-    let order = match (&targets.order, targets.targets.is_empty()) {
-        (None, true) => return Ok(None),
-        (Some(order), false) => order.clone(),
-        _ => return Err(VerifyError::malformed(&at, "it has targets without x-pitstop, or x-pitstop without targets")),
-    };
     let install_by = order.install_by;
     if install_by <= now || install_by > now.saturating_add(MAX_INSTALL_AHEAD) {
         return Err(VerifyError::InstallBy { install_by });
     }
+    Ok(directed)
+}
+
+/// The same for targets that came without a network: made for every vehicle with this hardware, or for this one. Their expiry takes
+/// the place of the 30 days.
+pub(crate) fn read_offline(targets: &Targets, vehicle: &Vehicle, now: UnixSeconds) -> Result<Directed, VerifyError> {
+    let at = at(Repository::Director, Role::OfflineTargets.as_str());
+    if targets.vin.as_ref().is_some_and(|vin| *vin != vehicle.vin) {
+        return Err(VerifyError::Replay { at });
+    }
+    let directed = read_order(&at, targets, vehicle)?;
+    let directed = directed.ok_or_else(|| VerifyError::malformed(&at, "it orders nothing"))?;
+    if !directed.order.update.as_str().starts_with(WORKSHOP_PREFIX) {
+        return Err(VerifyError::malformed(&at, "its update id is not of the form for workshops"));
+    }
+    match directed.order.install_by {
+        install_by if install_by <= now => Err(VerifyError::InstallBy { install_by }),
+        _ => Ok(directed),
+    }
+}
+
+fn read_order(at: &At, targets: &Targets, vehicle: &Vehicle) -> Result<Option<Directed>, VerifyError> {
+    if targets.delegations.is_some() {
+        return Err(VerifyError::malformed(at, "the Director must not delegate"));
+    }
+    let order = match (&targets.order, targets.targets.is_empty()) {
+        (None, true) => return Ok(None),
+        (Some(order), false) => order.clone(),
+        _ => return Err(VerifyError::malformed(at, "it has targets without x-pitstop, or x-pitstop without targets")),
+    };
     let mut directed = Directed {
         order,
         version: targets.version(),

@@ -45,7 +45,8 @@ impl Files {
     /// Forgets delegated roles that the snapshot does not list any more.
     fn keep_listed(&mut self, snapshot: &Snapshot) {
         self.0.retain(|file, _| {
-            Role::ALL.iter().any(|role| name(role.as_str()) == *file) || snapshot.meta.contains_key(file)
+            Role::ALL.iter().chain(&Role::OFFLINE).any(|role| name(role.as_str()) == *file)
+                || snapshot.meta.contains_key(file)
         });
     }
 }
@@ -148,6 +149,7 @@ impl RepositoryCheck {
             Role::Timestamp => ("timestamp.json".to_owned(), MAX_SMALL),
             Role::Snapshot => versioned(role, self.timestamp.as_ref()?.snapshot().ok()?, MAX_SMALL),
             Role::Targets => versioned(role, self.snapshot.as_ref()?.file("targets")?, self.targets_limit()),
+            Role::OfflineSnapshot | Role::OfflineTargets => return None,
         };
         Some(Want { role: role.to_string(), file, limit })
     }
@@ -162,6 +164,7 @@ impl RepositoryCheck {
             (Role::Timestamp, Some(bytes)) => self.take_timestamp(bytes),
             (Role::Snapshot, Some(bytes)) => self.take_snapshot(bytes),
             (Role::Targets, Some(bytes)) => self.take_targets(bytes),
+            (Role::OfflineSnapshot | Role::OfflineTargets, Some(_)) => Err(VerifyError::OutOfOrder),
         }
     }
 
@@ -262,6 +265,14 @@ impl RepositoryCheck {
         let (keys, threshold) = self.keys(Role::Snapshot)?;
         let new: Snapshot = open(&at, text.as_bytes(), MAX_SMALL, &keys, threshold)?;
         same_version(&at, new.version(), listed)?;
+        self.check_against_known(&new)?;
+        self.check_expiry(Role::Snapshot, &new)?;
+        self.adopt_snapshot(new, text)
+    }
+
+    /// Nothing may go back, and nothing that was listed may be listed no more.
+    fn check_against_known(&self, new: &Snapshot) -> Result<(), VerifyError> {
+        let at = self.at(Role::Snapshot);
         if let Some(known) = &self.known.snapshot {
             not_older(&at, new.version(), known.version())?;
             for (file, before) in &known.meta {
@@ -272,11 +283,43 @@ impl RepositoryCheck {
                 not_older(&checks::at(self.repository, role), now.version.get(), before.version.get())?;
             }
         }
-        self.check_expiry(Role::Snapshot, &new)?;
+        Ok(())
+    }
+
+    fn adopt_snapshot(&mut self, new: Snapshot, text: String) -> Result<(), VerifyError> {
         self.files.put("snapshot", text);
         self.files.keep_listed(&new);
         self.snapshot = Some(new);
         self.reuse_targets()
+    }
+
+    /// Follows the roots that a medium brings, to the last one.
+    pub(crate) fn follow_roots(&mut self, brought: &BTreeMap<String, Vec<u8>>) -> Result<(), VerifyError> {
+        while let (Step::Role(Role::Root), Some(want)) = (self.step, self.want()) {
+            self.take(brought.get(&want.file).cloned())?;
+        }
+        Ok(())
+    }
+
+    /// The snapshot of a medium, which brings no timestamp: the newer of the stored and the brought one counts. Its expiry does not
+    /// (PURE-2, step 7): it is short for the sake of those who have a network.
+    pub(crate) fn take_brought_snapshot(&mut self, brought: Option<&Vec<u8>>) -> Result<(), VerifyError> {
+        let at = self.at(Role::Snapshot);
+        let stored = self.known.snapshot.clone();
+        let Some(bytes) = brought else {
+            self.snapshot = Some(stored.ok_or(VerifyError::Missing { at })?);
+            return self.reuse_targets();
+        };
+        let seen: Snapshot = read(&at, bytes, MAX_SMALL)?;
+        if let Some(stored) = stored.filter(|stored| stored.version() >= seen.version()) {
+            self.snapshot = Some(stored);
+            return self.reuse_targets();
+        }
+        let text = utf8(&at, bytes.clone())?;
+        let (keys, threshold) = self.keys(Role::Snapshot)?;
+        let new: Snapshot = open(&at, text.as_bytes(), MAX_SMALL, &keys, threshold)?;
+        self.check_against_known(&new)?;
+        self.adopt_snapshot(new, text)
     }
 
     fn reuse_targets(&mut self) -> Result<(), VerifyError> {
@@ -320,7 +363,7 @@ impl RepositoryCheck {
         }
     }
 
-    fn keys(&self, role: Role) -> Result<(Vec<PublicKey>, u64), VerifyError> {
+    pub(crate) fn keys(&self, role: Role) -> Result<(Vec<PublicKey>, u64), VerifyError> {
         keys_of(self.repository, &self.root, role)
     }
 

@@ -155,5 +155,5 @@ pub fn is_role_name(name: &str) -> bool {
         && name.bytes().all(legal)
         && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
         && !name.contains("..")
-        && !Role::ALL.iter().any(|role| role.as_str().eq_ignore_ascii_case(name))
+        && !Role::ALL.iter().chain(&Role::OFFLINE).any(|role| role.as_str().eq_ignore_ascii_case(name))
 }

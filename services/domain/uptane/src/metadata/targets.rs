@@ -12,7 +12,7 @@ use super::{BuildError, Header, Metadata, Role};
 use crate::Time;
 
 /// Most targets in a Director's file: two per ECU of the largest vehicle.
-const MAX_DIRECTOR_TARGETS: usize = 128;
+pub(super) const MAX_DIRECTOR_TARGETS: usize = 128;
 /// Most conditions of a campaign.
 const MAX_CONDITIONS: usize = 32;
 /// Most bytes in one condition.
@@ -188,6 +188,13 @@ impl Metadata for Targets {
     }
     fn check(&self) -> Result<(), BuildError> {
         self.header.check(Role::Targets)?;
+        self.check_content()
+    }
+}
+
+impl Targets {
+    /// What holds whoever signed it.
+    pub(super) fn check_content(&self) -> Result<(), BuildError> {
         self.targets.iter().try_for_each(|(path, entry)| entry.check(path))?;
         if let Some(delegations) = &self.delegations {
             delegations.check()?;

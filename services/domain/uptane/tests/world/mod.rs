@@ -27,6 +27,8 @@ pub struct Keys {
     pub timestamp: MemorySigner,
     pub snapshot: MemorySigner,
     pub targets: MemorySigner,
+    /// Offline snapshot and offline targets, where the root lists these roles.
+    pub offline: Option<[MemorySigner; 2]>,
 }
 
 impl Keys {
@@ -37,6 +39,7 @@ impl Keys {
             timestamp: key(scheme),
             snapshot: key(scheme),
             targets: key(scheme),
+            offline: None,
         }
     }
 }
@@ -156,7 +159,10 @@ impl Repo {
     }
 
     pub fn root(&self, repository: Repository, version: NonZeroU64, expires: Time) -> Root {
-        RootBuilder::new(repository, version, expires)
+        let builder = RootBuilder::new(repository, version, expires);
+        let offline = self.keys.offline.iter().flatten().zip(Role::OFFLINE);
+        offline
+            .fold(builder, |builder, (key, role)| builder.role(role, [key.public()], 1))
             .role(Role::Root, self.keys.root.iter().map(Signer::public), self.keys.root_threshold)
             .role(Role::Timestamp, [self.keys.timestamp.public()], 1)
             .role(Role::Snapshot, [self.keys.snapshot.public()], 1)
