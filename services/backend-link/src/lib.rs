@@ -5,7 +5,6 @@
 //! Nothing here is believed by anybody: metadata is verified by validator, bundles are checked block by block, a hint only makes somebody ask.
 
 pub mod api;
-pub mod backoff;
 pub mod bus;
 pub mod config;
 pub mod device;

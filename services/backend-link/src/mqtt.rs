@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pitstop_runtime::Backoff;
 use pitstop_types::DeviceId;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
@@ -15,7 +16,6 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::backoff::Backoff;
 use crate::config::{MqttSettings, Settings};
 use crate::device::{Network, Session};
 

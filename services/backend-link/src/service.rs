@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pitstop_dbus::{LinkStatus, OtaError};
+use pitstop_runtime::{Backoff, spread};
 use pitstop_store::{Document, Storage};
 use pitstop_types::UpdateId;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::{ApiError, Next};
-use crate::backoff::{Backoff, spread};
 use crate::config::Settings;
 use crate::device::{DeviceRecord, Network, RECORD_FORMAT, RECORD_NAME, Session, SessionError, open_session};
 use crate::mqtt::{LinkEvent, Mqtt};

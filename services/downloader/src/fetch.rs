@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pitstop_dbus::OtaError;
+use pitstop_runtime::Backoff;
 use pitstop_types::Digest;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use reqwest::{Client, Response};
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::answer::{self, Head, Verdict};
 use crate::config::Settings;
-use crate::pace::{Backoff, RateLimit, StallGuard};
+use crate::pace::{RateLimit, StallGuard};
 use crate::ports::LinkSource;
 use crate::store::{Cache, Progress};
 

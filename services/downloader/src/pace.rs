@@ -62,34 +62,6 @@ impl StallGuard {
     }
 }
 
-/// Exponential pauses with full jitter.
-#[derive(Debug, Clone)]
-pub struct Backoff {
-    first: Duration,
-    cap: Duration,
-    attempt: u32,
-}
-
-impl Backoff {
-    /// Pauses from zero up to `first`, doubling, up to `cap`.
-    pub fn new(first: Duration, cap: Duration) -> Self {
-        Self { first, cap, attempt: 0 }
-    }
-
-    /// After progress.
-    pub fn reset(&mut self) {
-        self.attempt = 0;
-    }
-
-    /// The pause after one more failure; `random` is uniform over all `u32`.
-    pub fn next(&mut self, random: u32) -> Duration {
-        let ceiling =
-            self.first.saturating_mul(1u32.checked_shl(self.attempt.min(31)).unwrap_or(u32::MAX)).min(self.cap);
-        self.attempt = self.attempt.saturating_add(1);
-        ceiling.mul_f64(f64::from(random) / f64::from(u32::MAX))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,15 +86,5 @@ mod tests {
         assert!(guard.is_slow(start + second * 10));
         guard.took(100);
         assert!(!guard.is_slow(start + second * 20));
-    }
-
-    #[test]
-    fn pauses_grow_to_the_cap() {
-        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
-        let ceilings: Vec<u128> = (0..7).map(|_| backoff.next(u32::MAX).as_millis()).collect();
-        assert_eq!(ceilings, [500, 1000, 2000, 4000, 8000, 15_000, 15_000]);
-        assert_eq!(backoff.next(0), Duration::ZERO);
-        backoff.reset();
-        assert_eq!(backoff.next(u32::MAX).as_millis(), 500);
     }
 }

@@ -4,6 +4,7 @@
 //! [`operation::wait`] on the asking side.
 
 mod args;
+mod backoff;
 mod clock;
 mod config;
 mod context;
@@ -13,6 +14,7 @@ mod server;
 pub mod testing;
 
 pub use args::{Args, ArgsError};
+pub use backoff::{Backoff, spread};
 pub use clock::wall_clock;
 pub use config::{ConfigError, load as load_config};
 pub use context::{Context, run};
