@@ -82,6 +82,20 @@ pub struct AdmittedBundle {
     pub manifest_hash: String,
     pub version: String,
     pub length: u64,
+    /// Unix time, seconds.
+    pub admitted_at: i64,
+}
+
+impl AdmittedBundle {
+    /// Longest time between admission and installation: a decision is good for 30 days, and the update it started may take as long again.
+    pub const MAX_AGE_SECS: i64 = 60 * 24 * 60 * 60;
+
+    /// The time at which an installer judges the signature: that of the admission, so that a certificate which expires meanwhile
+    /// does not stop a running update (nor its undoing). Never in the future, and no earlier than [`Self::MAX_AGE_SECS`] ago, whatever
+    /// is claimed. `now`: Unix time, seconds.
+    pub fn judged_at(&self, now: i64) -> i64 {
+        self.admitted_at.clamp(now.saturating_sub(Self::MAX_AGE_SECS), now)
+    }
 }
 
 /// Validator.GetStatus.
@@ -181,4 +195,19 @@ pub struct ConditionResult {
     pub condition: String,
     pub holds: bool,
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AdmittedBundle;
+
+    #[test]
+    fn a_signature_is_judged_as_of_the_admission_but_not_as_of_any_time_that_is_claimed() {
+        let at = |admitted_at| AdmittedBundle { admitted_at, ..AdmittedBundle::default() };
+        let now = 1_800_000_000;
+        assert_eq!(at(now - 100).judged_at(now), now - 100);
+        assert_eq!(at(now + 100).judged_at(now), now);
+        assert_eq!(at(0).judged_at(now), now - AdmittedBundle::MAX_AGE_SECS);
+        assert_eq!(at(i64::MIN).judged_at(i64::MIN), i64::MIN);
+    }
 }

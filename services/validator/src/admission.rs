@@ -182,6 +182,7 @@ impl Admission {
             counter: self.expected.counter,
             manifest_hash: self.expected.manifest_hash,
             version: self.expected.version.clone(),
+            admitted_at: self.now,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use pitstop_dbus::{AdmittedBundle, OtaError};
 use pitstop_store::{Document, Storage};
-use pitstop_types::{Digest, EcuId, HardwareId, ReleaseCounter, SoftwareVersion, UpdateId};
+use pitstop_types::{Digest, EcuId, HardwareId, ReleaseCounter, SoftwareVersion, UnixSeconds, UpdateId};
 use serde::{Deserialize, Serialize};
 
 use crate::refusal;
@@ -54,6 +54,7 @@ pub(crate) struct Record {
     pub(crate) counter: ReleaseCounter,
     pub(crate) manifest_hash: Digest,
     pub(crate) version: SoftwareVersion,
+    pub(crate) admitted_at: UnixSeconds,
 }
 
 impl Record {
@@ -65,6 +66,7 @@ impl Record {
             manifest_hash: self.manifest_hash.to_string(),
             version: self.version.to_string(),
             length: self.length,
+            admitted_at: self.admitted_at,
         }
     }
 }

@@ -38,22 +38,23 @@ impl Bundles for ValidatorBundles {
         let (fd, admitted) = patiently(open).await?;
         let now = pitstop_runtime::wall_clock()
             .ok_or_else(|| OtaError::TimeUnknown("signatures cannot be judged".to_owned()))?;
-        open_software(File::from(OwnedFd::from(fd)), self.keyring.clone(), now, Some(admitted)).await
+        let judged_at = admitted.judged_at(now);
+        open_software(File::from(OwnedFd::from(fd)), self.keyring.clone(), judged_at, Some(admitted)).await
     }
 }
 
-/// Opens a bundle for an ECU, checks its signature, and compares it with what validator admitted.
+/// Opens a bundle for an ECU, checks its signature as of `judged_at`, and compares it with what validator admitted.
 ///
 /// The bundle lives on a thread of its own, because reading it blocks; it ends when the payload is dropped.
 pub async fn open_software(
     file: File,
     keyring: Arc<Keyring>,
-    now: UnixSeconds,
+    judged_at: UnixSeconds,
     admitted: Option<AdmittedBundle>,
 ) -> Result<Software, OtaError> {
     let (opened, wait) = oneshot::channel();
     let (ask, asked) = mpsc::channel(1);
-    let thread = move || serve(file, &keyring, now, admitted.as_ref(), ask, opened, asked);
+    let thread = move || serve(file, &keyring, judged_at, admitted.as_ref(), ask, opened, asked);
     std::thread::Builder::new()
         .name("bundle".to_owned())
         .spawn(thread)
@@ -71,13 +72,13 @@ struct Ask {
 fn serve(
     file: File,
     keyring: &Keyring,
-    now: UnixSeconds,
+    judged_at: UnixSeconds,
     admitted: Option<&AdmittedBundle>,
     ask: mpsc::Sender<Ask>,
     opened: oneshot::Sender<Result<Software, OtaError>>,
     mut asked: mpsc::Receiver<Ask>,
 ) {
-    let reader = BundleReader::open(file, keyring, now).map_err(named);
+    let reader = BundleReader::open(file, keyring, judged_at).map_err(named);
     let result = reader.and_then(|reader| {
         let software = software(&reader, admitted, ask)?;
         let name = reader.meta().map_err(named)?.payload.clone().unwrap_or_default();
