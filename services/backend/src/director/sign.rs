@@ -82,7 +82,13 @@ fn pairings<'b>(
         for (id, role) in [(&part.target, PairingRole::Target), (&part.fallback, PairingRole::Fallback)] {
             let bundle = listed.get(id).ok_or(Error::NotFound("bundle of the assignment"))?;
             let pairing = EcuPairing { hardware_id: bundle.hardware.clone(), role: Some(role) };
-            by_id.entry(id).or_default().insert(part.ecu.clone(), pairing);
+            by_id
+                .entry(id)
+                .or_default()
+                .entry(part.ecu.clone())
+                // The ECU keeps its software: what it gets is also what it goes back to.
+                .and_modify(|both| both.role = Some(PairingRole::Both))
+                .or_insert(pairing);
         }
     }
     Ok(by_id.into_iter().filter_map(|(id, ecus)| Some((listed.get(id)?, ecus))).collect())

@@ -1,0 +1,129 @@
+//! Campaigns over several vehicles.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{VIN, facts};
+use crate::{OTHER, offered, with_world};
+
+#[test]
+fn a_vehicle_that_cannot_have_it_is_excluded_with_the_reason() {
+    with_world(|world| async move {
+        let release = world.release().await;
+        // Runs a version of which no bundle is known: there would be no way back.
+        let mut device = world.device(VIN).await;
+        device.runs[1].1 = Some("0.7".into());
+        device.report(&world).await;
+        // Registered only: stays planned, it may still come.
+        world.post("/api/v1/vehicles", json!({ "vin": OTHER })).await;
+        let mut current = world.device("WP0ZZZ99ZTS392126").await;
+        current.set("2.0");
+        current.report(&world).await;
+        world.campaign(json!({ "name": "c", "release": release })).await;
+        let (state, reason) = world.state(VIN).await;
+        assert_eq!(state, "excluded");
+        assert!(reason.contains("no fallback") && reason.contains("bcm"), "{reason}");
+        let path = format!("/api/v1/vehicles/{VIN}/eligibility?release={release}");
+        let why = world.get(&path).await;
+        assert_eq!((why["eligible"].as_bool(), why["reason"].as_str()), (Some(false), Some(reason.as_str())));
+        assert_eq!(world.state(OTHER).await.0, "planned");
+        let (state, reason) = world.state("WP0ZZZ99ZTS392126").await;
+        assert!(state == "excluded" && reason.contains("already"), "{reason}");
+        // The workshop brought it to a known version: it is looked at again.
+        device.runs[1].1 = Some("1.0".into());
+        assert!(device.report(&world).await.is_some());
+        assert_eq!(world.state(VIN).await.0, "offered");
+    });
+}
+
+#[test]
+fn a_campaign_stops_itself_on_failures_and_goes_on_when_told() {
+    with_world(|world| async move {
+        let release = world.release().await;
+        let vins: Vec<String> = (0..4).map(|n| format!("WP0ZZZ99ZTS39213{n}")).collect();
+        let mut devices = Vec::new();
+        for vin in &vins {
+            let mut device = world.device(vin).await;
+            device.report(&world).await;
+            devices.push(device);
+        }
+        let stages = json!([
+            { "name": "canary", "select": { "by": "list", "vins": [vins[0], vins[1]] }, "gate": { "min_successes": 1 } },
+            { "name": "rest", "select": { "by": "percent", "from": 0, "to": 100 } }
+        ]);
+        let stop = json!({ "max_failure_percent": 40, "min_finished": 2, "max_failures": 3 });
+        let campaign = json!({ "name": "c", "release": release, "stages": stages, "stop": stop });
+        let campaign = world.campaign(campaign).await;
+        assert_eq!(world.state(&vins[2]).await.0, "", "the second stage is not open");
+        for device in &mut devices[..2] {
+            let update = device.report(&world).await.unwrap();
+            device.tell(&update, json!({ "phase": "stopped", "result": "needs-workshop" })).await;
+        }
+        world.backend.tick().await.unwrap();
+        let path = format!("/api/v1/campaigns/{campaign}");
+        let view = world.get(&path).await;
+        assert_eq!(view["state"], "paused", "{view}");
+        assert!(view["reason"].as_str().unwrap().contains("2 failures"));
+        // Mended and proven later: counted as what it is, and the gate of one success is passed.
+        devices[0].set("2.0");
+        devices[0].report(&world).await;
+        assert_eq!(world.state(&vins[0]).await.0, "succeeded");
+        assert_eq!(world.state(&vins[2]).await.0, "", "paused: no stage opens");
+        world.post(&format!("{path}/resume"), json!({ "reason": "seen" })).await;
+        assert_eq!(world.state(&vins[2]).await.0, "planned");
+        assert!(devices[2].report(&world).await.is_some());
+        // Abort: what has not begun to change a vehicle is cancelled, what has goes on.
+        let update = devices[3].report(&world).await.unwrap();
+        devices[3].tell(&update, json!({ "phase": "activating" })).await;
+        world.post(&format!("{path}/abort"), Value::Null).await;
+        assert_eq!(world.state(&vins[2]).await.0, "cancelled");
+        assert_eq!(world.state(&vins[3]).await.0, "installing");
+        assert_eq!(devices[2].report(&world).await, None);
+        assert_eq!(devices[3].report(&world).await, Some(update));
+        let (status, _) = world.call(Method::POST, &format!("{path}/resume"), Value::Null).await;
+        assert_eq!(status, 409);
+    });
+}
+
+#[test]
+fn silence_is_an_outcome_too_and_the_truth_may_come_late() {
+    with_world(|world| async move {
+        let release = world.release().await;
+        let mut device = world.device(VIN).await;
+        device.report(&world).await;
+        let deadlines = json!({ "offer_secs": 100, "download_secs": 200, "wait_secs": 300, "install_secs": 400 });
+        let campaign = world.campaign(json!({ "name": "c", "release": release, "deadlines": deadlines })).await;
+        device.report(&world).await;
+        world.pass(201);
+        world.backend.tick().await.unwrap();
+        let (state, reason) = world.state(VIN).await;
+        assert_eq!(state, "timed_out");
+        assert!(reason.contains("offered"), "{reason}");
+        world.backend.tick().await.unwrap();
+        assert_eq!(world.get(&format!("/api/v1/campaigns/{campaign}")).await["progress"]["failures"], 1);
+        device.set("2.0");
+        device.report(&world).await;
+        assert_eq!(world.state(VIN).await.0, "succeeded");
+    });
+}
+
+#[test]
+fn a_withdrawn_release_is_offered_no_longer_but_stays_a_way_back() {
+    with_world(|world| async move {
+        let (mut device, campaign, _) = offered(&world).await;
+        let releases = world.get("/api/v1/releases").await;
+        let id = releases[1]["id"].as_str().unwrap().to_owned();
+        world.post(&format!("/api/v1/releases/{id}/withdraw"), json!({ "reason": "rattles" })).await;
+        assert_eq!(world.get(&format!("/api/v1/campaigns/{campaign}")).await["state"], "aborted");
+        assert_eq!(world.state(VIN).await.0, "cancelled");
+        // A vehicle that runs it must be able to leave it, with it as the way back.
+        device.set("2.0");
+        device.report(&world).await;
+        let next = world.upload("bcm", "3.0", 3).await["id"].clone();
+        let next = world.post("/api/v1/releases", json!({ "name": "fix", "bundles": [next], "facts": facts() })).await;
+        let next = next["id"].as_str().unwrap();
+        world.post(&format!("/api/v1/releases/{next}/publish"), Value::Null).await;
+        world.campaign(json!({ "name": "fix", "release": next })).await;
+        assert!(device.report(&world).await.is_some());
+    });
+}
