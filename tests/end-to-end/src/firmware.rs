@@ -13,7 +13,7 @@ use crate::process::run;
 const OPENSBI: &str = "/usr/lib/riscv64-linux-gnu/opensbi/generic";
 const U_BOOT: &str = "/usr/lib/u-boot";
 
-/// One ECU's two releases: file and address of the firmware, and where its identity block lies.
+/// One ECU's two releases: version and firmware file.
 #[derive(Debug, Clone, Copy)]
 pub struct Software {
     pub ecu: &'static str,
@@ -21,11 +21,13 @@ pub struct Software {
     pub number: &'static str,
     pub before: (&'static str, &'static str),
     pub after: (&'static str, &'static str),
-    pub firmware_address: u32,
-    pub identity_address: u32,
 }
 
-/// The demonstration's vehicle. Addresses are those of the simulated ECUs' memory maps.
+/// Where the simulated ECUs' memory maps have the application, and its identity block.
+const FIRMWARE_ADDRESS: u32 = 0x0801_0000;
+const IDENTITY_ADDRESS: u32 = 0x0800_8000;
+
+/// The demonstration's vehicle.
 pub const SOFTWARE: &[Software] = &[
     Software {
         ecu: "bcm",
@@ -33,8 +35,6 @@ pub const SOFTWARE: &[Software] = &[
         number: "PS-BCM-0001",
         before: ("1.4.0", "opensbi/fw_jump.bin"),
         after: ("1.5.0", "opensbi/fw_dynamic.bin"),
-        firmware_address: 0x0801_0000,
-        identity_address: 0x0800_8000,
     },
     Software {
         ecu: "adas",
@@ -42,8 +42,6 @@ pub const SOFTWARE: &[Software] = &[
         number: "PS-ADAS-0003",
         before: ("3.0.1", "u-boot/qemu-riscv64/u-boot.bin"),
         after: ("3.1.0", "u-boot/qemu-riscv64_smode/u-boot.bin"),
-        firmware_address: 0x0801_0000,
-        identity_address: 0x0800_8000,
     },
     Software {
         ecu: "gateway",
@@ -51,8 +49,6 @@ pub const SOFTWARE: &[Software] = &[
         number: "PS-GW-0002",
         before: ("2.2.0", "u-boot/qemu_arm/u-boot.bin"),
         after: ("2.3.0", "u-boot/qemu_arm64/u-boot.bin"),
-        firmware_address: 0x0801_0000,
-        identity_address: 0x0800_8000,
     },
     Software {
         ecu: "tpms",
@@ -60,8 +56,6 @@ pub const SOFTWARE: &[Software] = &[
         number: "PS-TPMS-0004",
         before: ("0.9.2", "opensbi/fw_dynamic.bin"),
         after: ("0.9.3", "opensbi/fw_jump.bin"),
-        firmware_address: 0x0801_0000,
-        identity_address: 0x0800_8000,
     },
 ];
 
@@ -144,12 +138,10 @@ impl Signing<'_> {
         fs::write(
             &description,
             format!(
-                "hardware = \"{}\"\nversion = \"{version}\"\nsoftware_number = \"{}\"\nrelease_counter = {counter}\nidentity_address = {}\n\n[[firmware]]\nfile = \"{}\"\naddress = {}\n",
+                "hardware = \"{}\"\nversion = \"{version}\"\nsoftware_number = \"{}\"\nrelease_counter = {counter}\nidentity_address = {IDENTITY_ADDRESS}\n\n[[firmware]]\nfile = \"{}\"\naddress = {FIRMWARE_ADDRESS}\n",
                 ecu.hardware,
                 ecu.number,
-                ecu.identity_address,
                 file.display(),
-                ecu.firmware_address
             ),
         )?;
         self.build(dir, &format!("{}-{version}", ecu.ecu), &[text(&description)?])

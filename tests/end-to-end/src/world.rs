@@ -92,7 +92,7 @@ impl World {
         let release =
             backend.rest().publish(&firmware.before, &firmware.after).await.context("publishing the releases")?;
         say("simulated control units and their buses");
-        let simulator = start_simulator(&dir, &programs, &firmware, options, &logs).await?;
+        let simulator = start_simulator(&dir, &programs, options, &logs).await?;
         say("TPM and private bus");
         let tpm = Tpm::start(&dir, &logs).await?;
         let root = dir.join("tcu");
@@ -225,14 +225,7 @@ fn folder(options: &Options) -> anyhow::Result<(PathBuf, Option<tempfile::TempDi
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
 
-async fn start_simulator(
-    dir: &Path,
-    programs: &Programs,
-    firmware: &Firmware,
-    options: &Options,
-    logs: &Path,
-) -> anyhow::Result<Simulator> {
-    let _ = firmware;
+async fn start_simulator(dir: &Path, programs: &Programs, options: &Options, logs: &Path) -> anyhow::Result<Simulator> {
     let hub = dir.join("tcu/run/pitstop/hub.sock");
     fs::create_dir_all(dir.join("tcu/run/pitstop"))?;
     let simulator = Simulator::start(
