@@ -204,6 +204,8 @@ pub trait SelfUpdate {
     fn release_lease(&self, update: &str) -> Result<()>;
     #[zbus(property)]
     fn booted_slot(&self) -> zbus::Result<String>;
+    #[zbus(property)]
+    fn fall_back_reason(&self) -> zbus::Result<String>;
 }
 
 #[proxy(

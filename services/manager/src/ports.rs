@@ -83,6 +83,8 @@ pub trait Slots: Send + Sync {
     async fn slots(&self) -> Result<Vec<SlotStatus>>;
     /// Differs from boot to boot.
     async fn boot_id(&self) -> String;
+    /// Why the slot that was tried last was left; empty: not known.
+    async fn fall_back_reason(&self) -> String;
     async fn stage(&self, order: &Order, tether: &Tether) -> Ended;
     async fn activate(&self, update: &UpdateId) -> Result<()>;
     async fn reboot(&self, update: &UpdateId) -> Result<()>;

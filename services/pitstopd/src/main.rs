@@ -1,4 +1,4 @@
-//! All nine services in one program: `pitstopd SERVICE [--root DIR]`, or the same under the name `pitstop-SERVICE`.
+//! All nine services and two tools in one program: `pitstopd SERVICE [--root DIR]`, or the same under the name `pitstop-SERVICE`.
 //!
 //! One program because on a TCU both flash and memory are scarce: nine processes share one text, and the parts they have in common
 //! (bus, event loop, TLS) are stored once. What a process may do is set by its user, its unit's sandbox and the bus policy, which
@@ -24,6 +24,11 @@ const SERVICES: &[(&str, &str, Main)] = &[
         "boot-decision",
         "tool: makes the boot script's decision on a boot environment",
         pitstop_self_update::boot_decision_main,
+    ),
+    (
+        "trial-guard",
+        "tool: leaves a slot on trial to the boot loader when its services do not answer",
+        pitstop_self_update::trial_guard::main,
     ),
 ];
 

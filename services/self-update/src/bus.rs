@@ -79,4 +79,9 @@ impl<P: Peers> SelfUpdate<P> {
     fn booted_slot(&self) -> String {
         self.0.booted.to_string()
     }
+
+    #[zbus(property)]
+    async fn fall_back_reason(&self) -> String {
+        self.0.fall_back_reason().await
+    }
 }

@@ -20,6 +20,17 @@ pub struct Input {
     pub reboot_command: Vec<String>,
     pub reboot_timeout_secs: u64,
     pub lease_secs: u32,
+    pub guard: GuardInput,
+}
+
+/// `[guard]`: for `trial-guard`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuardInput {
+    /// Services that must answer, by the last part of their bus name.
+    pub services: Vec<String>,
+    pub limit_secs: u64,
+    pub restart_command: Vec<String>,
 }
 
 /// `[slots.A]`.
@@ -46,6 +57,13 @@ pub struct BootInput {
 pub enum Loader {
     Grub,
     Uboot,
+}
+
+impl BootInput {
+    /// With the paths of both copies below the root.
+    pub(crate) fn below(&self, below: impl Fn(&Path) -> PathBuf) -> Self {
+        Self { grubenv: below(&self.grubenv), grubenv_copy: below(&self.grubenv_copy), ..self.clone() }
+    }
 }
 
 /// How `fw_setenv -s` wants its lines.
@@ -102,11 +120,7 @@ impl Settings {
         }
         let root = root.display().to_string();
         let hardware = hardware(&below(Path::new("etc/pitstop/vehicle.toml")))?;
-        let boot = BootInput {
-            grubenv: below(&input.boot.grubenv),
-            grubenv_copy: below(&input.boot.grubenv_copy),
-            ..input.boot
-        };
+        let boot = input.boot.below(&below);
         Ok(Self {
             slots,
             devices,
@@ -122,23 +136,25 @@ impl Settings {
 
     /// The boot environment that is configured.
     pub fn boot_env(&self) -> Box<dyn BootEnv + Send> {
-        let boot = &self.boot;
-        match boot.loader {
-            Loader::Grub => Box::new(GrubFiles::new(
-                FileCopy::new(&boot.grubenv),
-                FileCopy::new(&boot.grubenv_copy),
-                self.slots.clone(),
-            )),
-            Loader::Uboot => Box::new(UbootTools {
-                fw_printenv: boot.fw_printenv.clone(),
-                fw_setenv: boot.fw_setenv.clone(),
-                separator: match boot.fw_script {
-                    ScriptForm::Equals => Separator::Equals,
-                    ScriptForm::Space => Separator::Space,
-                },
-                slots: self.slots.clone(),
-            }),
+        boot_env(&self.boot, &self.slots)
+    }
+}
+
+/// The boot environment of `boot`, whose paths lie below the root already.
+pub(crate) fn boot_env(boot: &BootInput, slots: &SlotPair) -> Box<dyn BootEnv + Send> {
+    match boot.loader {
+        Loader::Grub => {
+            Box::new(GrubFiles::new(FileCopy::new(&boot.grubenv), FileCopy::new(&boot.grubenv_copy), slots.clone()))
         }
+        Loader::Uboot => Box::new(UbootTools {
+            fw_printenv: boot.fw_printenv.clone(),
+            fw_setenv: boot.fw_setenv.clone(),
+            separator: match boot.fw_script {
+                ScriptForm::Equals => Separator::Equals,
+                ScriptForm::Space => Separator::Space,
+            },
+            slots: slots.clone(),
+        }),
     }
 }
 

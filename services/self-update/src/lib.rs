@@ -6,6 +6,8 @@
 //!
 //! What is installed comes from `validator` by the service's own call, is checked against the service's own keyring and is
 //! compared with the signed hash tree block by block while it is read. The slot that runs is never opened for writing.
+//!
+//! [`trial_guard`] is a program of its own, for the case that a new slot's services do not come up.
 
 pub mod adapters;
 pub mod bus;
@@ -16,5 +18,6 @@ pub mod ports;
 pub mod release;
 pub mod service;
 mod start;
+pub mod trial_guard;
 
 pub use start::{boot_decision_main, main};

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use pitstop_bundle::Kind;
 use pitstop_bundle_io::{BundleError, BundleReader, Keyring};
 use pitstop_dbus::{AdmittedBundle, OtaError, Result, SlotStatus};
+use pitstop_runtime::operation::patiently;
 use pitstop_runtime::{Durability, Key, OperationHandle, Operations, ResultData, wall_clock};
-use pitstop_slots::{SlotImage, SlotPair};
+use pitstop_slots::{Phase, SlotImage, SlotPair};
 use pitstop_types::{EcuId, HardwareId, SlotName, UpdateId};
 use tokio::sync::{Mutex, watch};
 use zbus::OwnedObjectPath;
@@ -21,13 +22,10 @@ use crate::core::{CoreHandle, Staging, chain};
 use crate::install::{InstallError, Outcome, Step, Watcher, install};
 use crate::ports::{Peers, SlotDevices};
 use crate::release::Release;
+use crate::trial_guard::Reason;
 
 /// The class of the TCU's image in a bundle, as in RAUC's `[image.rootfs]`.
 const IMAGE_CLASS: &str = "rootfs";
-
-/// How long `validator` is waited for while it does not answer: two minutes, several starts of a service.
-const OPEN_TRIES: u32 = 120;
-const OPEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the service is made of.
 pub struct Service<P> {
@@ -44,6 +42,8 @@ pub struct Service<P> {
     pub hardware: HardwareId,
     pub lease: Duration,
     pub reboot_command: Vec<String>,
+    /// Where `trial-guard` puts its reason down.
+    pub reason: PathBuf,
     pub reboot_timeout: Duration,
     /// One writer at a time, also when a cancelled one has not noticed yet.
     pub writer: Arc<Mutex<()>>,
@@ -94,6 +94,8 @@ impl<P: Peers> Service<P> {
         }
         let (lease, for_lease) = (self.lease, update.clone());
         self.core.ask(move |core| core.take_lease(&for_lease, lease, Instant::now())).await??;
+        // What was said of an earlier image says nothing of the next. Absent is the rule.
+        let _ = std::fs::remove_file(&self.reason);
         let key = Key { kind: "stage".into(), update: update.to_string(), ecu: EcuId::tcu().to_string(), attempt };
         let (service, expected) = (Arc::clone(self), expected.to_owned());
         let work = |handle| async move { service.run_stage(update, expected, handle).await };
@@ -144,21 +146,19 @@ impl<P: Peers> Service<P> {
         }
     }
 
+    /// Why the slot that was tried last was left, if it was and anybody knows.
+    pub async fn fall_back_reason(&self) -> String {
+        let Ok(view) = self.core.ask(|core| core.view()).await else { return String::new() };
+        let left = view.record.installation.filter(|now| matches!(now.phase, Phase::FallingBack | Phase::FellBack));
+        let reason = left.and_then(|now| Reason::read(&self.reason).filter(|reason| reason.slot == now.target));
+        reason.map(|reason| reason.text).unwrap_or_default()
+    }
+
     /// Takes the bundle from `validator`, which may be starting too: that it does not answer yet is no result worth keeping.
     async fn open_admitted(&self, update: &UpdateId, handle: &OperationHandle) -> Result<(File, AdmittedBundle)> {
-        let mut tries = 0;
-        loop {
-            match self.peers.open_admitted(update.as_str()).await {
-                Err(error) if error.is_temporary() && tries < OPEN_TRIES => tries += 1,
-                Err(OtaError::Bus(error)) => {
-                    return Err(OtaError::NotAdmitted(format!("validator does not answer: {error}")));
-                }
-                other => return other,
-            }
-            tokio::select! {
-                () = handle.cancelled() => return Err(OtaError::Cancelled("before it was written".to_owned())),
-                () = tokio::time::sleep(OPEN_PAUSE) => {}
-            }
+        tokio::select! {
+            opened = patiently(|| self.peers.open_admitted(update.as_str())) => opened,
+            () = handle.cancelled() => Err(OtaError::Cancelled("before it was written".to_owned())),
         }
     }
 
@@ -276,7 +276,8 @@ impl StageJob {
         let now = wall_clock()
             .ok_or_else(|| OtaError::TimeUnknown("the certificate's validity cannot be judged".to_owned()))?;
         let keyring = Keyring::from_pem(&keyring).map_err(|e| OtaError::BadSignature(chain(&e)))?;
-        let bundle = BundleReader::open(self.file.try_clone().map_err(storage)?, &keyring, now).map_err(refused)?;
+        let file = self.file.try_clone().map_err(storage)?;
+        let bundle = BundleReader::open(file, &keyring, self.admitted.judged_at(now)).map_err(refused)?;
         let (name, image) = self.check(&bundle)?;
         let (update, for_core) = (self.update.clone(), image.clone());
         let (staging, booted) = self

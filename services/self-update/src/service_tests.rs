@@ -97,6 +97,7 @@ fn description(path: &Path, keyring: &Path) -> AdmittedBundle {
         manifest_hash: info.manifest_hash.to_string(),
         version: meta.version.to_string(),
         length: std::fs::metadata(path).unwrap().len(),
+        admitted_at: wall_clock().unwrap(),
     }
 }
 
@@ -160,6 +161,7 @@ impl Bench {
             hardware: HardwareId::new("tcu-a1").unwrap(),
             lease: Duration::from_secs(60),
             reboot_command: vec!["touch".into(), self.path("rebooted").display().to_string()],
+            reason: self.path("fall-back"),
             reboot_timeout: Duration::from_secs(20),
             writer: Arc::default(),
         };
@@ -302,6 +304,33 @@ async fn what_is_not_the_admitted_bundle_for_this_tcu_is_refused_by_name() {
     let bench = Bench::new();
     std::fs::write(bench.path("tcu.raucb"), vec![0; 100_000]).unwrap();
     assert!(matches!(refused_with(&bench, "1.0", "u1").await, OtaError::BadBundle(_)));
+}
+
+#[tokio::test]
+async fn a_signature_is_judged_as_of_the_admission() {
+    let bench = Bench::new();
+    // A day before the signer's certificate begins; so is one that has ended since, the other way round.
+    bench.peers.admitted.lock().unwrap().admitted_at -= 86_400;
+    assert!(matches!(refused_with(&bench, "1.0", "u1").await, OtaError::BadSignature(_)));
+}
+
+#[tokio::test]
+async fn after_a_fall_back_the_guards_reason_is_told_and_an_older_one_is_forgotten() {
+    let bench = Bench::new();
+    let note = |slot: &str| format!(r#"{{"slot":"{slot}","text":"Flasher does not answer"}}"#);
+    std::fs::write(bench.path("fall-back"), note("B")).unwrap();
+    let (proxy, _server, client) = bench.boot().await;
+    stage(&proxy, &client, "1.0", 1).await.unwrap();
+    assert!(!bench.path("fall-back").exists());
+    proxy.activate("u1").await.unwrap();
+    // Slot B is started, its services do not answer, and its guard restarts the machine.
+    assert_eq!(boot_decision(&bench.env(), &pair()).slot.as_str(), "B");
+    std::fs::write(bench.path("fall-back"), note("B")).unwrap();
+    let (proxy, _server, _client) = bench.boot().await;
+    assert_eq!(proxy.booted_slot().await.unwrap(), "A");
+    assert_eq!(proxy.fall_back_reason().await.unwrap(), "Flasher does not answer");
+    std::fs::write(bench.path("fall-back"), note("A")).unwrap();
+    assert_eq!(bench.boot().await.0.fall_back_reason().await.unwrap(), "");
 }
 
 #[tokio::test]

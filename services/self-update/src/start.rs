@@ -15,6 +15,7 @@ use crate::bus::SelfUpdate;
 use crate::config::{self, Input, Loader, Settings};
 use crate::core::{Core, CoreHandle};
 use crate::service::Service;
+use crate::trial_guard::Reason;
 
 /// Runs the service until it is told to end.
 pub fn main(args: Args) -> ExitCode {
@@ -44,6 +45,7 @@ async fn start(context: Context) -> anyhow::Result<()> {
         hardware: settings.hardware,
         lease,
         reboot_command: settings.reboot_command,
+        reason: Reason::path(context.root()),
         reboot_timeout: settings.reboot_timeout,
         writer: Arc::new(Mutex::new(())),
     });

@@ -74,6 +74,9 @@ pub struct Boot {
     /// Differs from boot to boot, not from start to start of a service.
     pub boot_id: String,
     pub at: UnixSeconds,
+    /// What is known about why a slot that was tried was left; empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
 }
 
 /// What is done once on the way out, in any order within its phase.

@@ -43,6 +43,11 @@ impl Slots for BusSlots {
         id.trim().to_owned()
     }
 
+    async fn fall_back_reason(&self) -> String {
+        let asked = async { Ok::<_, OtaError>(proxy!(SelfUpdateProxy, &self.bus).fall_back_reason().await?) };
+        asked.await.unwrap_or_default()
+    }
+
     async fn stage(&self, order: &Order, tether: &Tether) -> Ended {
         operation::carry_out(&self.bus, "SelfUpdate", self.request(order).await, tether).await
     }

@@ -19,7 +19,8 @@ impl Service {
                     Ok(found) => {
                         let booted = found.into_iter().find(|slot| slot.booted);
                         if let Some(slot) = booted.and_then(|slot| SlotName::new(slot.name).ok()) {
-                            return Home::Boot(Boot { slot, boot_id: slots.boot_id().await, at });
+                            let (boot_id, reason) = (slots.boot_id().await, slots.fall_back_reason().await);
+                            return Home::Boot(Boot { slot, boot_id, at, reason });
                         }
                         log::error!("self-update does not say which slot runs");
                     }

@@ -255,6 +255,9 @@ impl Slots for Stage {
     async fn boot_id(&self) -> String {
         self.boot_id.clone()
     }
+    async fn fall_back_reason(&self) -> String {
+        String::new()
+    }
     async fn stage(&self, order: &Order, tether: &Tether) -> Ended {
         Ended::without_receipt(self.order(order, tether).await)
     }

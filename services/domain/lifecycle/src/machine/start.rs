@@ -14,7 +14,7 @@ impl Record {
             return if phase == Phase::Unknown { self.adopt(false) } else { phase };
         };
         let new = boot.slot == slots.new;
-        let found = boot.slot.clone();
+        let (found, reason) = (boot.slot.clone(), boot.reason.clone());
         self.remember(boot);
         match phase {
             Phase::Unknown => self.adopt(!new),
@@ -38,7 +38,7 @@ impl Record {
             }
             Phase::Rebooting | Phase::Trial if new => Phase::Trial,
             Phase::Rebooting if !restarted => phase,
-            Phase::Rebooting | Phase::Trial | Phase::Bootable if !new => self.fell_back(&slots.new),
+            Phase::Rebooting | Phase::Trial | Phase::Bootable if !new => self.fell_back(&slots.new, &reason),
             Phase::Committing if !new => self.lost_after_commit(&slots.new),
             Phase::FallenBack if new => Phase::AwaitingUndo,
             Phase::UndoRebooting if !restarted => phase,
@@ -82,8 +82,13 @@ impl Record {
         }
     }
 
-    fn fell_back(&mut self, slot: &SlotName) -> Phase {
-        self.blame(Failure::new("FellBack", format!("slot {slot} did not start")).of(&EcuId::tcu()));
+    fn fell_back(&mut self, slot: &SlotName, reason: &str) -> Phase {
+        let text = if reason.is_empty() {
+            format!("slot {slot} did not start, or did not come to vouch for itself")
+        } else {
+            format!("slot {slot} was left: {reason}")
+        };
+        self.blame(Failure::new("FellBack", text).of(&EcuId::tcu()));
         Phase::FallenBack
     }
 

@@ -153,7 +153,12 @@ impl World {
     pub fn boot(&mut self) -> Boot {
         self.boots += 1;
         self.slots.boot(&self.faults.crashing);
-        Boot { slot: self.slots.booted.clone(), boot_id: format!("boot-{}", self.boots), at: self.now }
+        Boot {
+            slot: self.slots.booted.clone(),
+            boot_id: format!("boot-{}", self.boots),
+            at: self.now,
+            reason: String::new(),
+        }
     }
 
     /// Writes the record durably; a cut leaves the old one or the new one.

@@ -11,7 +11,7 @@ const NEWER: &str = include_str!("records/newer-trial.json");
 const TODAY: &str = include_str!("records/v1-bootable.json");
 
 fn boot(slot: &str) -> Event {
-    Event::Started(Boot { slot: slot.parse().unwrap(), boot_id: "after".into(), at: 1_000_100 })
+    Event::Started(Boot { slot: slot.parse().unwrap(), boot_id: "after".into(), at: 1_000_100, reason: String::new() })
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn any_ecu() -> impl Strategy<Value = EcuId> {
 }
 
 fn boot(slot: &str, id: u32) -> Boot {
-    Boot { slot: slot.parse().unwrap(), boot_id: id.to_string(), at: NOW }
+    Boot { slot: slot.parse().unwrap(), boot_id: id.to_string(), at: NOW, reason: String::new() }
 }
 
 fn answer(choice: UserChoice) -> Event {

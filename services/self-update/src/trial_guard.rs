@@ -1,0 +1,209 @@
+//! `pitstopd trial-guard`: what watches over a slot that nobody has vouched for yet, when those who should may be what is broken.
+//!
+//! A unit starts it at every boot (`tcu-trial-guard.service`, before `boot-complete.target`), and once more when the system
+//! ends in its emergency mode. All services answer: nothing to do. Otherwise, and only if the boot loader has a slot to go back to,
+//! it notes the reason and restarts the machine; a slot that was not marked good is not chosen again. A committed slot is never
+//! restarted by it: nothing better would start.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use pitstop_boot_env::{BootEnv, booted_slot_of_file};
+use pitstop_runtime::Args;
+use pitstop_slots::Health;
+use pitstop_types::SlotName;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+use zbus::Connection;
+use zbus::fdo::PeerProxy;
+
+use crate::config::{self, Input};
+
+/// Between two rounds of questions.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Rounds in a row in which everybody must answer: one that is restarted again and again answers now and then.
+const ROUNDS: u32 = 4;
+/// Longest reason that is read back: a sentence, in bytes.
+const MAX_REASON: u64 = 2048;
+/// File with the reason, in self-update's state folder.
+const FILE: &str = "var/lib/pitstop/self-update/fall-back";
+
+/// Why a slot was left to the boot loader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    pub slot: SlotName,
+    pub text: String,
+}
+
+impl Reason {
+    /// Where it is kept below `root`.
+    pub fn path(root: &Path) -> PathBuf {
+        root.join(FILE)
+    }
+
+    /// The stored reason; `None` if there is none that can be read.
+    pub fn read(path: &Path) -> Option<Self> {
+        let mut text = String::new();
+        fs::File::open(path).ok()?.take(MAX_REASON).read_to_string(&mut text).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    fn write(&self, path: &Path) -> std::io::Result<()> {
+        let mut short = self.clone();
+        short.text.truncate(short.text.floor_char_boundary(MAX_REASON as usize / 2));
+        let file = fs::File::create(path)?;
+        serde_json::to_writer(&file, &short)?;
+        file.sync_all()
+    }
+}
+
+/// What the guard found, as one word and a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    Healthy,
+    /// Sick, and there is no slot to go back to, or somebody has vouched for this one.
+    Stay(String),
+    Restart(Reason),
+}
+
+/// Entry of the tool. Exit status 0: healthy.
+pub fn main(args: Args) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let judged = runtime.context("starting the event loop").and_then(|runtime| runtime.block_on(guard(&args)));
+    match judged {
+        Ok(Verdict::Healthy) => {
+            println!("all services answer");
+            ExitCode::SUCCESS
+        }
+        Ok(Verdict::Stay(why)) => {
+            eprintln!("trial-guard: {why}; this slot stays");
+            ExitCode::FAILURE
+        }
+        Ok(Verdict::Restart(reason)) => {
+            eprintln!("trial-guard: slot {} is left to the boot loader: {}", reason.slot, reason.text);
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("trial-guard: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn guard(args: &Args) -> anyhow::Result<Verdict> {
+    let input: Input = pitstop_runtime::load_config(&args.root, "self-update")?;
+    let below = |path: &Path| args.root.join(path.strip_prefix("/").unwrap_or(path));
+    let limit = Duration::from_secs(input.guard.limit_secs);
+    let Some(trouble) = trouble(&input.guard.services, limit).await else { return Ok(Verdict::Healthy) };
+    let (slots, _) = config::slots(&input, below)?;
+    let booted = booted_slot_of_file(&below(&input.cmdline), &slots).context("finding the booted slot")?;
+    let other = slots.other(&booted)?.clone();
+    let vars = config::boot_env(&input.boot.below(below), &slots).load().context("reading the boot environment")?;
+    let verdict = judge(trouble, &booted, vars.health(&booted), vars.health(&other));
+    if let Verdict::Restart(reason) = &verdict {
+        // Where data cannot be written, the boot loader's choice must do as a reason.
+        if let Err(error) = reason.write(&Reason::path(&args.root)) {
+            eprintln!("trial-guard: the reason is not kept: {error}");
+        }
+        restart(&input.guard.restart_command)?;
+    }
+    Ok(verdict)
+}
+
+fn judge(trouble: String, booted: &SlotName, this: Health, other: Health) -> Verdict {
+    match (this, other) {
+        (Health::Bad, Health::Good) => Verdict::Restart(Reason { slot: booted.clone(), text: trouble }),
+        (Health::Good, _) => Verdict::Stay(format!("{trouble}; slot {booted} has been vouched for")),
+        (Health::Bad, Health::Bad) => Verdict::Stay(format!("{trouble}; the other slot is not good either")),
+    }
+}
+
+fn restart(command: &[String]) -> anyhow::Result<()> {
+    let (program, words) = command.split_first().context("guard.restart_command is empty")?;
+    let status = Command::new(program).args(words).status().with_context(|| format!("running {program}"))?;
+    ensure!(status.success(), "{program} ended with {status}");
+    Ok(())
+}
+
+/// What still does not answer when the time is over; `None`: everybody does.
+async fn trouble(services: &[String], limit: Duration) -> Option<String> {
+    let deadline = Instant::now() + limit;
+    let mut well = 0;
+    loop {
+        match round(services).await {
+            Ok(()) => well += 1,
+            Err(error) if Instant::now() >= deadline => return Some(error),
+            Err(_) => well = 0,
+        }
+        if well >= ROUNDS {
+            return None;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Asks everybody once.
+async fn round(services: &[String]) -> Result<(), String> {
+    let bus = Connection::system().await.map_err(|error| format!("the system bus does not answer: {error}"))?;
+    for service in services {
+        let asked = async {
+            let peer =
+                PeerProxy::new(&bus, pitstop_dbus::bus_name(service), pitstop_dbus::object_path(service)).await?;
+            peer.ping().await?;
+            Ok::<(), zbus::Error>(())
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(5), asked).await;
+        match answer {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(format!("{service} does not answer: {error}")),
+            Err(_) => return Err(format!("{service} does not answer in 5 s")),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(name: &str) -> SlotName {
+        SlotName::new(name).unwrap()
+    }
+
+    #[test]
+    fn only_a_slot_on_trial_with_a_good_one_beside_it_is_left() {
+        let trouble = || "Flasher does not answer".to_owned();
+        let judge = |this, other| judge(trouble(), &slot("B"), this, other);
+        assert_eq!(judge(Health::Bad, Health::Good), Verdict::Restart(Reason { slot: slot("B"), text: trouble() }));
+        for (this, other) in [(Health::Good, Health::Good), (Health::Good, Health::Bad), (Health::Bad, Health::Bad)] {
+            assert!(matches!(judge(this, other), Verdict::Stay(_)), "{this:?} {other:?}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_read_back_and_rubbish_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fall-back");
+        assert_eq!(Reason::read(&path), None);
+        let reason = Reason { slot: slot("B"), text: "é".repeat(4000) };
+        reason.write(&path).unwrap();
+        let read = Reason::read(&path).unwrap();
+        assert!(read.slot == reason.slot && reason.text.starts_with(&read.text) && read.text.len() >= 1000);
+        for rubbish in [&b""[..], b"{", &[0xff; 10_000]] {
+            fs::write(&path, rubbish).unwrap();
+            assert_eq!(Reason::read(&path), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_bus_that_is_not_there_is_named_when_the_time_is_over() {
+        let services = ["Manager".to_owned()];
+        // No system bus answers here: nothing of ours runs on it.
+        let said = trouble(&services, Duration::from_secs(10)).await.unwrap();
+        assert!(said.contains("does not answer"), "{said}");
+    }
+}
