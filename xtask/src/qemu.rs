@@ -1,6 +1,7 @@
 //! Boots the image in QEMU: firmware, GRUB, kernel and services as on the vehicle, with a TPM, a watchdog and CAN controllers.
 
 mod machine;
+mod monitor;
 mod scenario;
 mod shell;
 

@@ -29,7 +29,10 @@ pub fn check() -> Outcome {
     if !about_us.is_empty() {
         return Err(Failure::new(format!("systemd-analyze verify:\n{}", about_us.join("\n"))));
     }
-    for unit in units.iter().filter(|unit| unit.starts_with("pitstop-") && unit.ends_with(".service")) {
+    for unit in units.iter().filter(|unit| {
+        (unit.starts_with("pitstop-") || ["tcu-trial-guard.service", "tcu-provision.service"].contains(&unit.as_str()))
+            && unit.ends_with(".service")
+    }) {
         let threshold = if unit == "pitstop-validator.service" { VALIDATOR_THRESHOLD } else { THRESHOLD };
         let table = output(
             Command::new("systemd-analyze")
@@ -68,7 +71,8 @@ fn stage() -> Result<PathBuf, Failure> {
     let copy = |from: &Path, to: PathBuf| output(Command::new("cp").arg("-r").arg(from).arg(to)).map(|_| ());
     copy(Path::new("/usr/lib/systemd/system"), root.join("usr/lib/systemd"))?;
     copy(&workspace().join("rootfs-overlay/usr"), root.clone())?;
-    let mut programs: Vec<PathBuf> = vec!["usr/bin/systemctl".into()];
+    let mut programs: Vec<PathBuf> =
+        vec!["usr/bin/systemctl".into(), "usr/bin/pitstopctl".into(), "usr/libexec/pitstop/pitstopd".into()];
     for unit in ours()? {
         if let Some(service) = unit.strip_suffix(".service") {
             programs.push(Path::new("usr/libexec/pitstop").join(service));

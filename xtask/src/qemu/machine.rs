@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::monitor::Monitor;
 use super::shell::Shell;
 use crate::image::Paths;
 use crate::shell::{Failure, Outcome, output};
@@ -36,9 +37,11 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Machine {
     dir: PathBuf,
+    console: Console,
     sockets: PathBuf,
     qemu: Child,
     tpm: Child,
+    end: Monitor,
 }
 
 impl Machine {
@@ -57,11 +60,36 @@ impl Machine {
                 output(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(from).arg(&to))?;
             }
         }
-        let tpm = start_tpm(&dir, &sockets)?;
-        let qemu = emulator(&dir, &sockets, options.console)
-            .spawn()
-            .map_err(|e| Failure::new(format!("cannot start qemu-system-x86_64: {e}")))?;
-        Ok(Self { dir, sockets, qemu, tpm })
+        let (tpm, qemu, end) = power_on(&dir, &sockets, options.console)?;
+        Ok(Self { dir, console: options.console, sockets, qemu, tpm, end })
+    }
+
+    /// Takes the power away, as a cut would: disk and TPM keep what they had.
+    pub fn cut(&mut self) {
+        for child in [&mut self.qemu, &mut self.tpm] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Gives the power back. Everything begins anew but disk, firmware variables and TPM.
+    pub fn power_on(&mut self) -> Outcome {
+        self.cut();
+        (self.tpm, self.qemu, self.end) = power_on(&self.dir, &self.sockets, self.console)?;
+        Ok(())
+    }
+
+    /// Whether the guest asked for a restart, or its watchdog did; then the machine is started again. A new process, because
+    /// QEMU's CAN controllers receive nothing any more after a reset without power off.
+    pub fn restarted(&mut self) -> Result<bool, Failure> {
+        if self.qemu.try_wait().ok().flatten().is_none() {
+            return Ok(false);
+        }
+        if !self.end.was_reset() {
+            return Err(Failure::new("the machine switched itself off, or QEMU ended"));
+        }
+        self.power_on()?;
+        Ok(true)
     }
 
     pub fn console_log(&self) -> PathBuf {
@@ -70,8 +98,16 @@ impl Machine {
 
     /// Waits for the machine's end at a terminal.
     pub fn wait(&mut self) -> Outcome {
-        let status = self.qemu.wait().map_err(|e| Failure::new(format!("waiting for QEMU: {e}")))?;
-        if status.success() { Ok(()) } else { Err(Failure::new(format!("QEMU ended with {status}"))) }
+        loop {
+            let status = self.qemu.wait().map_err(|e| Failure::new(format!("waiting for QEMU: {e}")))?;
+            if !status.success() {
+                return Err(Failure::new(format!("QEMU ended with {status}")));
+            }
+            if !self.end.was_reset() {
+                return Ok(());
+            }
+            self.power_on()?;
+        }
     }
 
     /// Waits until the machine has switched itself off.
@@ -112,10 +148,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        for child in [&mut self.qemu, &mut self.tpm] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        self.cut();
         let _ = fs::remove_dir_all(&self.sockets);
     }
 }
@@ -125,6 +158,19 @@ pub fn dependent(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", program]);
     command
+}
+
+fn power_on(dir: &Path, sockets: &Path, console: Console) -> Result<(Child, Child, Monitor), Failure> {
+    // Those of the last time would be taken for the new ones.
+    for old in ["tpm.sock", "shell.sock", "monitor.sock"] {
+        let _ = fs::remove_file(sockets.join(old));
+    }
+    let tpm = start_tpm(dir, sockets)?;
+    let qemu = emulator(dir, sockets, console)
+        .spawn()
+        .map_err(|e| Failure::new(format!("cannot start qemu-system-x86_64: {e}")))?;
+    let end = Monitor::watch(&sockets.join("monitor.sock"))?;
+    Ok((tpm, qemu, end))
 }
 
 /// swtpm, which wants absolute paths.
@@ -160,8 +206,9 @@ fn emulator(dir: &Path, sockets: &Path, console: Console) -> Command {
     qemu.args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]);
     qemu.args(["-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{DIAGNOSTIC_PORT}-:13400")]);
     qemu.args(["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"]);
-    // A hang of the guest restarts it, as the hardware's watchdog would.
-    qemu.args(["-device", "i6300esb", "-action", "watchdog=reset"]);
+    // A hang of the guest restarts it, as the hardware's watchdog would. A restart ends this process; see `Machine::restarted`.
+    qemu.args(["-device", "i6300esb", "-action", "watchdog=reset", "-action", "reboot=shutdown"]);
+    qemu.args(["-qmp", &format!("unix:{},server=on,wait=off", sockets.join("monitor.sock").display())]);
     // Two controllers on one bus: the TCU's own, and the far end for the simulated ECUs. The image names them by these addresses.
     qemu.args(["-object", "can-bus,id=can0"]);
     qemu.args(["-device", "kvaser_pci,canbus=can0,addr=10", "-device", "kvaser_pci,canbus=can0,addr=11"]);

@@ -158,7 +158,7 @@ impl Story {
         while Instant::now() < deadline {
             if let Ok(status) = self.json("pitstopctl --json status") {
                 self.look(&status);
-            } else if self.shell.run("true", Duration::from_secs(20)).is_err() {
+            } else if self.machine.restarted()? {
                 self.say("the TCU restarts");
                 self.shell = self.machine.up(BOOT_LIMIT)?;
                 let slot = self.slot();

@@ -86,8 +86,8 @@ impl Shell {
     }
 }
 
-/// QEMU makes the socket a moment after its start.
-fn connect(socket: &Path) -> Result<UnixStream, Failure> {
+/// QEMU makes its sockets a moment after its start.
+pub fn connect(socket: &Path) -> Result<UnixStream, Failure> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         match UnixStream::connect(socket) {
