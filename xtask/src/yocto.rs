@@ -4,6 +4,7 @@ mod crates;
 mod disk;
 mod packages;
 mod trees;
+mod variants;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,8 @@ use crate::shell::{Failure, Outcome, step, target_dir, workspace};
 use packages::read;
 
 const HELP: &str = "\
-usage: cargo xtask yocto [--write] [--bitbake DIR --oe-core DIR [--user NAME] [--work DIR] [--build] [--check-layer]]
+usage: cargo xtask yocto [--write] [--bitbake DIR --oe-core DIR [--user NAME] [--work DIR]
+                         [--variants [--meta-oe DIR --meta-security DIR]] [--build] [--check-layer]]
 
 Checks yocto-layer/: the crate list equals Cargo.lock, every file of rootfs-overlay/ is installed by exactly one recipe, units and
 users are registered, the packages hold what the image of `cargo xtask image` holds (where one was made), the disk layout makes the disk that the boot script expects, oelint-adv has no findings, kas files are valid.
@@ -24,6 +26,8 @@ parse, dependency graph of pitstop-image with every service, fetch and unpack fr
   --user NAME     runs bitbake, which refuses root, as this user
   --work DIR      folder for the build (default target/yocto/build; with --user a folder that user may enter)
   --build         this machine's cargo builds the sources with nothing but the crates that bitbake unpacked
+  --variants      U-Boot with services left out and a writable root; sources from git at a pinned commit; what is refused; and with
+                  the trees of meta-openembedded and meta-security (branches wrynose) the product, whose keys are in a TPM
   --check-layer   yocto-check-layer as well (10 minutes and more)";
 
 /// The generated list, below the layer.

@@ -23,7 +23,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("${sysconfdir}", "etc"),
     ("${localstatedir}", "var"),
 ];
-/// What packages hold that does not come from the overlay: programs, mount points, the XML of the interfaces, one drop-in for oe-core.
+/// What packages hold that does not come from the overlay: programs, mount points, the XML of the interfaces, drop-ins for oe-core and U-Boot.
 const NOT_OVERLAY: &[&str] = &[
     "usr/bin/",
     "usr/libexec/",
@@ -32,6 +32,7 @@ const NOT_OVERLAY: &[&str] = &[
     "etc/pitstop",
     "data",
     "usr/lib/systemd/system/var-lib-pitstop.mount.d",
+    "usr/lib/systemd/system/pitstop-self-update.service.d",
 ];
 
 /// What recipe pitstop-trust installs.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::variants;
 use crate::image::SERVICES;
 use crate::shell::{Failure, Outcome, cargo, is_root, output, step, target_dir, workspace};
 
@@ -11,8 +12,12 @@ use crate::shell::{Failure, Outcome, cargo, is_root, output, step, target_dir, w
 pub struct Options {
     bitbake: PathBuf,
     oe_core: PathBuf,
+    /// meta-openembedded and meta-security, for the variant with a TPM.
+    more: Option<[PathBuf; 2]>,
     user: Option<String>,
-    work: PathBuf,
+    /// Folder for everything: sources, crates, the build.
+    pub work: PathBuf,
+    variants: bool,
     build: bool,
     check_layer: bool,
 }
@@ -21,28 +26,32 @@ impl Options {
     /// None when no trees are given.
     pub fn from_args(args: &[String]) -> Result<Option<Self>, Failure> {
         let after = |name: &str| args.iter().position(|a| a == name).and_then(|at| args.get(at + 1)).cloned();
-        let (bitbake, oe_core) = match (after("--bitbake"), after("--oe-core")) {
-            (None, None) => return Ok(None),
-            (Some(bitbake), Some(oe_core)) => (bitbake, oe_core),
-            _ => return Err(Failure::new("--bitbake and --oe-core belong together")),
+        let whole = |path: String| fs::canonicalize(&path).map_err(|e| Failure::new(format!("{path}: {e}")));
+        let pair = |one: &str, other: &str| match (after(one), after(other)) {
+            (None, None) => Ok(None),
+            (Some(a), Some(b)) => Ok(Some([whole(a)?, whole(b)?])),
+            _ => Err(Failure::new(format!("{one} and {other} belong together"))),
         };
+        let Some([bitbake, oe_core]) = pair("--bitbake", "--oe-core")? else { return Ok(None) };
         let user = after("--user");
         if is_root() && user.is_none() {
             return Err(Failure::new("bitbake refuses root: give --user NAME"));
         }
-        let whole = |path: String| fs::canonicalize(&path).map_err(|e| Failure::new(format!("{path}: {e}")));
         let flag = |name: &str| args.iter().any(|a| a == name);
         Ok(Some(Self {
-            bitbake: whole(bitbake)?,
-            oe_core: whole(oe_core)?,
+            bitbake,
+            oe_core,
+            more: pair("--meta-oe", "--meta-security")?,
             user,
             work: after("--work").map_or_else(|| target_dir().join("yocto/build"), PathBuf::from),
+            variants: flag("--variants"),
             build: flag("--build"),
             check_layer: flag("--check-layer"),
         }))
     }
 
-    fn sources(&self) -> PathBuf {
+    /// The copy of the sources.
+    pub fn sources(&self) -> PathBuf {
         self.work.join("pitstop")
     }
 
@@ -50,8 +59,17 @@ impl Options {
         self.work.join("crates")
     }
 
+    /// The layers of the variant with a TPM, if the trees are there.
+    pub fn product_layers(&self) -> Option<Vec<PathBuf>> {
+        let [oe, security] = self.more.as_ref()?;
+        let mut layers: Vec<PathBuf> =
+            ["meta-oe", "meta-python", "meta-networking"].iter().map(|name| oe.join(name)).collect();
+        layers.push(security.join("meta-tpm"));
+        Some(layers)
+    }
+
     /// A command in bitbake's environment, as the user.
-    fn inside(&self, command: &str) -> Command {
+    pub fn inside(&self, command: &str) -> Command {
         // A fixed seed, because oe-core joins sets into variables: without it no run finds the parse of the last one.
         let script = format!(
             "export LANG=C.UTF-8 PYTHONHASHSEED=0 BITBAKEDIR={bitbake}; cd {work} && . {oe}/oe-init-build-env build >/dev/null && {command}",
@@ -74,31 +92,88 @@ impl Options {
         shell.current_dir("/");
         shell
     }
+
+    /// What bitbake prints; every line about an error or a warning is a failure.
+    pub fn bitbake(&self, name: &str, command: &str) -> Outcome {
+        eprintln!("==> {name}");
+        let (succeeded, said) = self.said(command)?;
+        let bad: Vec<&str> = said.lines().filter(|l| l.contains("WARNING:") || l.contains("ERROR:")).collect();
+        if succeeded && bad.is_empty() {
+            return Ok(());
+        }
+        let last: Vec<&str> = said.lines().rev().take(30).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        Err(Failure::new(format!("{command}:\n{}", if bad.is_empty() { last.join("\n") } else { bad.join("\n") })))
+    }
+
+    /// Whether a command succeeds, and all it prints.
+    pub fn said(&self, command: &str) -> Result<(bool, String), Failure> {
+        let out =
+            self.inside(&format!("{command} 2>&1")).output().map_err(|e| Failure::new(format!("{command}: {e}")))?;
+        Ok((out.status.success(), String::from_utf8_lossy(&out.stdout).into_owned()))
+    }
+
+    /// A variable of a recipe, expanded.
+    pub fn variable(&self, recipe: &str, name: &str) -> Result<String, Failure> {
+        let value = output(&mut self.inside(&format!("bitbake-getvar --quiet --value -r {recipe} {name}")))?;
+        Ok(value.trim().to_owned())
+    }
+
+    /// Recipes of the graph that was made last.
+    pub fn graph(&self) -> Result<Vec<String>, Failure> {
+        let list = self.work.join("build/pn-buildlist");
+        let text = fs::read_to_string(&list).map_err(|e| Failure::new(format!("{}: {e}", list.display())))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    }
+
+    /// Writes the build's configuration: oe-core, further layers, this one; and lines of the variant.
+    pub fn configure(&self, layers: &[PathBuf], lines: &str) -> Outcome {
+        let folder = self.work.join("build/conf");
+        let failed = |e: std::io::Error| Failure::new(format!("{}: {e}", folder.display()));
+        let settings = format!(
+            "MACHINE = \"qemux86-64\"\nCONNECTIVITY_CHECK_URIS = \"\"\nBB_NO_NETWORK = \"1\"\nINHERIT_DISTRO:remove = \"uninative\"\n\
+             INHERIT += \"own-mirrors\"\nSOURCE_MIRROR_URL = \"file://{}\"\n{lines}",
+            self.crates().display()
+        );
+        fs::write(folder.join("auto.conf"), settings).map_err(failed)?;
+        let all = [self.oe_core.join("meta")].into_iter().chain(layers.iter().cloned());
+        let named: Vec<String> = all.map(|layer| format!("  {} \\\n", layer.display())).collect();
+        let text = format!(
+            "POKY_BBLAYERS_CONF_VERSION = \"2\"\nLCONF_VERSION = \"7\"\nBBPATH = \"${{TOPDIR}}\"\nBBFILES ?= \"\"\nBBLAYERS ?= \" \\\n{}\"\n",
+            named.concat()
+        );
+        fs::write(folder.join("bblayers.conf"), text).map_err(failed)
+    }
+}
+
+/// The layer in the copy of the sources.
+pub fn ours(options: &Options) -> PathBuf {
+    options.sources().join("yocto-layer/meta-pitstop")
 }
 
 pub fn check(options: &Options) -> Outcome {
     prepare(options)?;
-    spoken(options, "parse", "bitbake -p")?;
-    spoken(options, "dependency graph", "bitbake -g pitstop-image pitstop-tcu-bundle")?;
+    options.configure(&[ours(options)], variants::LABORATORY)?;
+    options.bitbake("parse", "bitbake -p")?;
+    options.bitbake("dependency graph", "bitbake -g pitstop-image pitstop-tcu-bundle")?;
     services(options)?;
-    spoken(options, "fetch and unpack", "bitbake -c unpack pitstop pitstop-bundle-native")?;
+    options.bitbake("fetch and unpack", "bitbake -c unpack pitstop pitstop-bundle-native")?;
     if options.build {
         build(options)?;
     }
+    if options.variants {
+        variants::check(options)?;
+    }
     if options.check_layer {
-        let layer = options.sources().join("yocto-layer/meta-pitstop");
-        let command = format!(
-            "mv conf/auto.conf conf/auto.kept && bitbake-layers remove-layer '*/meta-pitstop' && \
-             sed -e '/pitstop/Id' conf/auto.kept > conf/auto.conf && yocto-check-layer {}; \
-             status=$?; mv conf/auto.kept conf/auto.conf; exit $status",
-            layer.display()
-        );
+        // With systemd, so that the layer's recipes take part; without the feature that asks for the kernel fragment.
+        options.configure(&[], "INIT_MANAGER = \"systemd\"\nPITSTOP_INSECURE_FILE_KEYS = \"1\"\n")?;
+        let command = format!("yocto-check-layer {}", ours(options).display());
         step("yocto-check-layer", &mut options.inside(&command))?;
     }
     Ok(())
 }
 
-/// A copy of the sources that the user owns, the crates as bitbake's mirror, and the configuration.
+/// A copy of the sources that the user owns, the crates as bitbake's mirror, and the build folder.
 fn prepare(options: &Options) -> Outcome {
     let failed = |e: std::io::Error| Failure::new(format!("{}: {e}", options.work.display()));
     let sources = options.sources();
@@ -126,8 +201,7 @@ fn prepare(options: &Options) -> Outcome {
     if let Some(user) = &options.user {
         output(Command::new("chown").args(["-R", user]).arg(&options.work))?;
     }
-    step("build folder", &mut options.inside("true"))?;
-    configure(options).map_err(failed)
+    step("build folder", &mut options.inside("true"))
 }
 
 /// cargo's own cache files are what bitbake's crate fetcher wants.
@@ -138,50 +212,17 @@ fn mirror(options: &Options) -> Outcome {
     output(Command::new("bash").args(["-c", &copy])).map(|_| ())
 }
 
-fn configure(options: &Options) -> std::io::Result<()> {
-    let folder = options.work.join("build/conf");
-    let settings = format!(
-        "MACHINE = \"qemux86-64\"\nCONNECTIVITY_CHECK_URIS = \"\"\nBB_NO_NETWORK = \"1\"\nINHERIT_DISTRO:remove = \"uninative\"\n\
-         INHERIT += \"own-mirrors\"\nSOURCE_MIRROR_URL = \"file://{}\"\nrequire conf/pitstop.inc\nPITSTOP_INSECURE_FILE_KEYS = \"1\"\n",
-        options.crates().display()
-    );
-    fs::write(folder.join("auto.conf"), settings)?;
-    let layers = format!(
-        "POKY_BBLAYERS_CONF_VERSION = \"2\"\nLCONF_VERSION = \"7\"\nBBPATH = \"${{TOPDIR}}\"\nBBFILES ?= \"\"\nBBLAYERS ?= \" \\\n  {} \\\n  {} \\\n\"\n",
-        options.oe_core.join("meta").display(),
-        options.sources().join("yocto-layer/meta-pitstop").display()
-    );
-    fs::write(folder.join("bblayers.conf"), layers)
-}
-
-/// A run of bitbake that must succeed without a warning.
-fn spoken(options: &Options, name: &str, command: &str) -> Outcome {
-    eprintln!("==> {name}");
-    let out =
-        options.inside(&format!("{command} 2>&1")).output().map_err(|e| Failure::new(format!("{command}: {e}")))?;
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let bad: Vec<&str> = said.lines().filter(|l| l.contains("WARNING:") || l.contains("ERROR:")).collect();
-    if out.status.success() && bad.is_empty() {
-        return Ok(());
-    }
-    let last: Vec<&str> = said.lines().rev().take(30).collect();
-    let last: Vec<&str> = last.into_iter().rev().collect();
-    Err(Failure::new(format!("{command}:\n{}", if bad.is_empty() { last.join("\n") } else { bad.join("\n") })))
-}
-
 /// The image's package group brings every service, and the graph has the recipe that builds them.
 fn services(options: &Options) -> Outcome {
-    let list = options.work.join("build/pn-buildlist");
-    let built = fs::read_to_string(&list).map_err(|e| Failure::new(format!("{}: {e}", list.display())))?;
+    let built = options.graph()?;
     for recipe in
         ["pitstop", "pitstop-boot", "pitstop-data", "pitstop-trust", "packagegroup-pitstop", "pitstop-bundle-native"]
     {
-        if !built.lines().any(|line| line == recipe) {
+        if !built.iter().any(|line| line == recipe) {
             return Err(Failure::new(format!("the graph of pitstop-image lacks {recipe}")));
         }
     }
-    let variable = "bitbake-getvar --quiet --value -r packagegroup-pitstop RDEPENDS:packagegroup-pitstop";
-    let brought = output(&mut options.inside(variable))?;
+    let brought = options.variable("packagegroup-pitstop", "RDEPENDS:packagegroup-pitstop")?;
     for service in SERVICES {
         let package = format!("pitstop-{service}");
         if !brought.split_whitespace().any(|word| word == package) {
@@ -191,22 +232,27 @@ fn services(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// This machine's cargo on the sources, with the crates that bitbake unpacked as the only registry.
+/// This machine's cargo on the sources, with the crates that bitbake unpacked as the only registry, once with the arguments of each
+/// recipe. Not its release profile, whose link-time optimisation says nothing about the crates and takes long.
 fn build(options: &Options) -> Outcome {
-    let variable = "bitbake-getvar --quiet --value -r pitstop UNPACKDIR";
-    let unpacked = output(&mut options.inside(variable))?;
-    let crates = Path::new(unpacked.trim()).join("cargo_home/bitbake");
-    if !crates.is_dir() {
-        return Err(Failure::new(format!("{} is not there", crates.display())));
+    for recipe in ["pitstop", "pitstop-bundle-native"] {
+        let crates = Path::new(&options.variable(recipe, "UNPACKDIR")?).join("cargo_home/bitbake");
+        if !crates.is_dir() {
+            return Err(Failure::new(format!("{} is not there", crates.display())));
+        }
+        let flags = options.variable(recipe, "CARGO_BUILD_FLAGS")?;
+        let ours = flags.split_whitespace().skip_while(|word| *word != "--package");
+        let mut command = cargo();
+        command
+            .current_dir(options.sources())
+            .env("CARGO_HOME", options.work.join("cargo-empty"))
+            .env("CARGO_TARGET_DIR", options.work.join("cargo-target"))
+            .args(["build", "--frozen", "--quiet"])
+            .args(ours)
+            .args(["--config", "source.crates-io.replace-with=\"bitbake\""])
+            .arg("--config")
+            .arg(format!("source.bitbake.directory={:?}", crates.display().to_string()));
+        step(&format!("build of what {recipe} unpacked"), &mut command)?;
     }
-    let mut command = cargo();
-    command
-        .current_dir(options.sources())
-        .env("CARGO_HOME", options.work.join("cargo-empty"))
-        .env("CARGO_TARGET_DIR", options.work.join("cargo-target"))
-        .args(["build", "--frozen", "--quiet", "-p", "pitstopd", "-p", "pitstopctl", "-p", "pitstop-bundle-tool"])
-        .args(["--config", "source.crates-io.replace-with=\"bitbake\""])
-        .arg("--config")
-        .arg(format!("source.bitbake.directory={:?}", crates.display().to_string()));
-    step("build of what was unpacked", &mut command)
+    Ok(())
 }

@@ -20,3 +20,12 @@ EXTERNALSRC = "${@'' if d.getVar('PITSTOP_SRC') else d.getVar('PITSTOP_CHECKOUT'
 EXTERNALSRC_SYMLINKS = ""
 
 inherit externalsrc
+
+# externalsrc asks git what the sources are, unless the build folder belongs to the same checkout: then it reads every file below it,
+# the build folder's own too, and each run builds everything anew.
+# nooelint: oelint.task.noanonpython - only at parse time can a recipe be skipped with a reason
+python () {
+    source = os.path.realpath(d.getVar('EXTERNALSRC') or '')
+    if d.getVar('EXTERNALSRC') and os.path.commonpath([source, os.path.realpath(d.getVar('TOPDIR'))]) == source:
+        raise bb.parse.SkipRecipe(f'the build folder lies in the checkout {source}: take one beside it, or set PITSTOP_SRC')
+}

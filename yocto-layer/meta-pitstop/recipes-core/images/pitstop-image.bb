@@ -22,17 +22,26 @@ IMAGE_FEATURES += "${@'read-only-rootfs' if d.getVar('PITSTOP_READ_ONLY_ROOT') =
 IMAGE_ROOTFS_MAXSIZE = "${@int(d.getVar('PITSTOP_SLOT_MIB') or 512) * 1024}"
 IMAGE_OVERHEAD_FACTOR = "1.1"
 
-# The EFI system partition: GRUB, boot script, environment in two copies. The kernel is in the slots.
-IMAGE_BOOT_FILES = " \
+# A board with a layout of its own names it here, not in WKS_FILE, which machines set for all images.
+PITSTOP_WKS ?= "pitstop-ab.wks.in"
+WKS_FILE = "${PITSTOP_WKS}"
+
+# The first partition. With GRUB: the program, the boot script, its environment in two copies. With U-Boot: the boot script. The kernel
+# is in the slots.
+PITSTOP_BOOTLOADER ?= "grub"
+PITSTOP_BOOT_FILES = "pitstop-boot.scr;boot.scr"
+PITSTOP_BOOT_FILES_GRUB = " \
     grub-efi-bootx64.efi;EFI/BOOT/bootx64.efi \
     pitstop-stub.cfg;EFI/BOOT/grub.cfg \
     pitstop-grub.cfg;grub/grub.cfg \
     pitstop-grubenv;grub/grubenv \
     pitstop-grubenv;grub/grubenv.copy \
 "
-EXTRA_IMAGEDEPENDS += "ovmf"
+IMAGE_BOOT_FILES = "${@d.getVar('PITSTOP_BOOT_FILES_GRUB' if d.getVar('PITSTOP_BOOTLOADER') == 'grub' else 'PITSTOP_BOOT_FILES')}"
+EXTRA_IMAGEDEPENDS += "${@'ovmf' if d.getVar('PITSTOP_BOOTLOADER') == 'grub' else ''}"
 # nooelint: oelint.vars.mispell.unknown - the task is image_types_wic's
-do_image_wic[depends] += "pitstop-boot:do_deploy pitstop-data:do_deploy grub-efi:do_deploy"
+do_image_wic[depends] += "pitstop-boot:do_deploy pitstop-data:do_deploy \
+    ${@'grub-efi:do_deploy' if d.getVar('PITSTOP_BOOTLOADER') == 'grub' else ''}"
 
 # The slot on the disk is the very image that a bundle carries.
 # nooelint: oelint.vars.specific oelint.vars.mispell oelint.vars.overrideappend - the override is an image type

@@ -4,13 +4,14 @@ A service that another program takes the place of is left out by PACKAGECONFIG:r
 HOMEPAGE = "https://github.com/pitstop-ota/pitstop"
 SECTION = "base"
 
-PACKAGECONFIG ??= "hmi flasher self-update uds-server pitstopctl"
+PITSTOP_BOOTLOADER ?= "grub"
+PACKAGECONFIG ??= "hmi flasher self-update uds-server pitstopctl ${@'u-boot' if d.getVar('PITSTOP_BOOTLOADER') == 'u-boot' else ''}"
 PACKAGECONFIG[hmi] = ",,,pitstop-hmi"
 PACKAGECONFIG[flasher] = ",,,pitstop-flasher"
 PACKAGECONFIG[self-update] = ",,,pitstop-self-update"
 PACKAGECONFIG[uds-server] = ",,,pitstop-uds-server"
 PACKAGECONFIG[pitstopctl] = ",,,pitstopctl"
-# For boards whose boot loader is U-Boot: the tools by which self-update speaks to it.
+# With U-Boot: the tools by which self-update speaks to it.
 PACKAGECONFIG[u-boot] = ",,,libubootenv-bin"
 
 PACKAGE_ARCH = "${MACHINE_ARCH}"

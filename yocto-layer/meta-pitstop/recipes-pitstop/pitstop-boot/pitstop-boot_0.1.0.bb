@@ -1,8 +1,12 @@
 SUMMARY = "Boot script and boot environment of the slots"
-DESCRIPTION = "What lies on the EFI system partition beside GRUB: the script that chooses slot A or B, and its environment in two copies, \
-as a new unit has it: A committed, B empty."
+DESCRIPTION = "What lies on the first partition: the script that chooses slot A or B; with GRUB its environment too, in two copies, as a \
+new unit has it: A committed, B empty."
 
 inherit deploy nopackages pitstop-source
+
+PITSTOP_BOOTLOADER ?= "grub"
+DEPENDS += "${@'u-boot-tools-native' if d.getVar('PITSTOP_BOOTLOADER') == 'u-boot' else ''}"
+SRC_URI += "${@'file://boot.cmd' if d.getVar('PITSTOP_BOOTLOADER') == 'u-boot' else ''}"
 
 INHIBIT_DEFAULT_DEPS = "1"
 PACKAGE_ARCH = "${MACHINE_ARCH}"
@@ -12,6 +16,10 @@ do_configure[noexec] = "1"
 PITSTOP_CONSOLE ?= "console=ttyS0,115200"
 
 do_compile() {
+    if [ "${PITSTOP_BOOTLOADER}" = "u-boot" ]; then
+        mkimage -T script -C none -n Pitstop -d ${UNPACKDIR}/boot.cmd ${B}/boot.scr
+        return
+    fi
     # GRUB as oe-core builds it starts /EFI/BOOT/grub.cfg; script and environment lie in /grub.
     printf '%s\n' 'serial --unit=0 --speed=115200' 'terminal_input serial console' 'terminal_output serial console' \
         'set extra_cmdline="${PITSTOP_CONSOLE}"' 'export extra_cmdline' \
@@ -24,6 +32,10 @@ do_compile() {
 }
 
 do_deploy() {
+    if [ "${PITSTOP_BOOTLOADER}" = "u-boot" ]; then
+        install -D -m 0644 ${B}/boot.scr ${DEPLOYDIR}/pitstop-boot.scr
+        return
+    fi
     install -D -m 0644 ${S}/rootfs-overlay/boot/grub/grub.cfg ${DEPLOYDIR}/pitstop-grub.cfg
     install -m 0644 ${B}/stub.cfg ${DEPLOYDIR}/pitstop-stub.cfg
     install -m 0644 ${B}/grubenv ${DEPLOYDIR}/pitstop-grubenv

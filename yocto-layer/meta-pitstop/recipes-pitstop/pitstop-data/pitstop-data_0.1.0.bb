@@ -14,6 +14,7 @@ PITSTOP_VEHICLE ?= "${S}/rootfs-overlay/etc/pitstop/vehicle.toml"
 PITSTOP_BACKEND_CA ?= ""
 PITSTOP_PROVISION_URL ?= ""
 PITSTOP_DATA_MIB ?= "1536"
+PITSTOP_BOOTLOADER ?= "grub"
 
 do_configure[noexec] = "1"
 do_compile[cleandirs] = "${B}/tree"
@@ -34,8 +35,14 @@ do_compile() {
                 >> $config/$service.toml
         done
     fi
+    if [ "${PITSTOP_BOOTLOADER}" = "u-boot" ]; then
+        printf '%s\n' '[boot]' 'loader = "uboot"' > $config/self-update.toml
+    fi
     rm -f ${B}/pitstop-data.ext4
-    mke2fs -q -t ext4 -L pitstop-data -E root_owner=0:0 -d ${B}/tree ${B}/pitstop-data.ext4 ${PITSTOP_DATA_MIB}M
+    mke2fs -q -t ext4 -L pitstop-data -d ${B}/tree ${B}/pitstop-data.ext4 ${PITSTOP_DATA_MIB}M
+    # mke2fs takes the owners over, and whoever builds is not root.
+    (cd ${B}/tree && find . -printf 'sif "/%P" uid 0\nsif "/%P" gid 0\n') > ${B}/owners
+    debugfs -w -f ${B}/owners ${B}/pitstop-data.ext4 > /dev/null
 }
 
 do_deploy() {

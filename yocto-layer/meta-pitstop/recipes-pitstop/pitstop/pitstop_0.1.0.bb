@@ -6,10 +6,14 @@ inherit cargo pkgconfig systemd useradd features_check pitstop-source pitstop-tp
 # After the class, which sets SRC_URI.
 require recipes-pitstop/pitstop-crates.inc
 
-REQUIRED_DISTRO_FEATURES = "systemd usrmerge"
+# seccomp: without it systemd starts the services and silently leaves their system call filters away.
+REQUIRED_DISTRO_FEATURES = "systemd usrmerge seccomp"
 DEPENDS += "openssl"
 
 CARGO_BUILD_FLAGS += "--package pitstopd --package pitstopctl --no-default-features"
+# do_package splits debug symbols off and refuses programs that come without; the workspace's release profile strips.
+export CARGO_PROFILE_RELEASE_STRIP = "none"
+PITSTOP_BOOTLOADER ?= "grub"
 # tpm is switched on by the layer's part for meta-tpm.
 PACKAGECONFIG ??= ""
 PACKAGECONFIG[tpm] = "--features pitstopd/tpm,,tpm2-tss,libtss2-tcti-device"
@@ -35,6 +39,12 @@ do_install() {
     # oe-core puts a volatile /var/lib over a read-only root; ours comes after it.
     install -d ${D}${systemd_system_unitdir}/var-lib-pitstop.mount.d
     printf '[Unit]\nAfter=var-volatile-lib.service\n' > ${D}${systemd_system_unitdir}/var-lib-pitstop.mount.d/50-volatile-binds.conf
+    if [ "${PITSTOP_BOOTLOADER}" = "u-boot" ]; then
+        # No /boot/grub. The environment is in two files of the first partition; the tools lock a file of their own.
+        install -d ${D}${systemd_system_unitdir}/pitstop-self-update.service.d
+        printf '[Service]\nReadWritePaths=\nReadWritePaths=/boot /run/lock -/run/pitstop/restart\n' \
+            > ${D}${systemd_system_unitdir}/pitstop-self-update.service.d/50-u-boot.conf
+    fi
 }
 
 require pitstop-packages.inc
