@@ -1,5 +1,7 @@
+use super::ClientId;
 use crate::{
-    AddressAndSize, BlockLength, Did, Nrc, Request, ResetType, RoutineAction, RoutineId, ServiceId, SessionType,
+    AddressAndSize, BlockLength, Did, Monotonic, Nrc, Request, ResetType, RoutineAction, RoutineId, ServiceId,
+    SessionType,
 };
 
 /// A set of sessions in which something is served.
@@ -85,6 +87,8 @@ pub struct AuthenticationAnswer {
     pub answer: Vec<u8>,
     /// Whether the client is authenticated from now on; `None` changes nothing.
     pub authenticated: Option<bool>,
+    /// When that ends by itself at the latest; `None`: with the session.
+    pub until: Option<Monotonic>,
 }
 
 /// What one ECU holds and does, behind the server's checks: the server calls a method only when service, session, protection,
@@ -107,6 +111,12 @@ pub trait EcuContent {
     /// A reset is asked for; the server answers and then reports [`crate::server::ServerEvent::Reset`].
     fn may_reset(&self, reset: ResetType) -> Result<Option<u8>, Nrc> {
         Err(Nrc::SubFunctionNotSupported)
+    }
+
+    /// Asked after [`EcuContent::may_reset`] agreed, for what takes time to find out; bytes given to
+    /// [`crate::server::Server::complete`] are ignored.
+    fn reset(&mut self, reset: ResetType) -> Reply<Option<u8>> {
+        self.may_reset(reset).into()
     }
 
     /// 22; `None`: no such DID here.
@@ -147,6 +157,11 @@ pub trait EcuContent {
         Err(Nrc::UploadDownloadNotAccepted)
     }
 
+    /// The same where it takes time; ended by [`crate::server::Server::complete_download`].
+    fn begin_download(&mut self, download: &Download) -> Reply<BlockLength> {
+        self.open_download(download).into()
+    }
+
     /// 36: `offset` bytes of this download are already taken; the data fits in it.
     fn write_block(&mut self, download: &Download, offset: u64, data: &[u8]) -> Reply<()> {
         Reply::Refused(Nrc::GeneralProgrammingFailure)
@@ -173,6 +188,16 @@ pub trait EcuContent {
     /// 29, decoded; de-authentication and configuration too.
     fn authenticate(&mut self, request: &Request) -> Reply<AuthenticationAnswer> {
         Reply::Refused(Nrc::SubFunctionNotSupported)
+    }
+
+    /// The same where it matters who asks, and when.
+    fn authenticate_client(
+        &mut self,
+        now: Monotonic,
+        client: ClientId,
+        request: &Request,
+    ) -> Reply<AuthenticationAnswer> {
+        self.authenticate(request)
     }
 
     /// 19: what follows the report type in the answer.

@@ -1,6 +1,6 @@
 //! One function per service; the general checks are done.
 
-use super::{Act, Asked, EcuContent, PendingKind, Reply, Rule, Server, ServerEvent};
+use super::{Act, Asked, ClientId, EcuContent, PendingKind, Reply, Rule, Server, ServerEvent};
 use crate::{
     Did, Monotonic, Nrc, Request, ResetType, Response, RoutineAction, RoutineId, ServiceId, SessionTiming, SessionType,
 };
@@ -46,7 +46,7 @@ impl<C: EcuContent> Server<C> {
             ServiceId::ReadDtcInformation => self.read_dtcs(sub_function, rest),
             ServiceId::SecurityAccess => self.security_access(now, sub_function, rest),
             ServiceId::CommunicationControl => self.communication_control(sub_function, rest),
-            ServiceId::Authentication => self.authentication(pdu),
+            ServiceId::Authentication => self.authentication(now, pdu),
             ServiceId::RoutineControl => self.routine(rule, sub_function.into(), rest),
             ServiceId::TesterPresent => tester_present(sub_function, rest),
             ServiceId::ControlDtcSetting => self.dtc_setting(sub_function),
@@ -64,14 +64,22 @@ impl<C: EcuContent> Server<C> {
     }
 
     fn reset(&mut self, asked: Asked, reset: ResetType, rest: &[u8]) -> Result<Act, Nrc> {
-        let power_down_time = self.content.may_reset(reset)?;
+        self.content.may_reset(reset)?;
         no_more(rest)?;
+        match self.content.reset(reset) {
+            Reply::Done(power_down_time) => Ok(Act::Answer(self.reset_now(asked.client, reset, power_down_time))),
+            Reply::Refused(nrc) => Err(nrc),
+            Reply::Later => Ok(Act::Later(PendingKind::Reset(reset))),
+        }
+    }
+
+    pub(super) fn reset_now(&mut self, client: ClientId, reset: ResetType, power_down_time: Option<u8>) -> Response {
         if self.transfer.take().is_some() {
             self.content.download_lost();
         }
         self.restart();
-        self.events.push_back(ServerEvent::Reset { reset, client: asked.client });
-        Ok(Act::Answer(Response::EcuReset { reset, power_down_time }))
+        self.events.push_back(ServerEvent::Reset { reset, client });
+        Response::EcuReset { reset, power_down_time }
     }
 
     fn read(&mut self, pdu: &[u8]) -> Result<Act, Nrc> {
@@ -141,11 +149,11 @@ impl<C: EcuContent> Server<C> {
         }
     }
 
-    fn authentication(&mut self, pdu: &[u8]) -> Result<Act, Nrc> {
+    fn authentication(&mut self, now: Monotonic, pdu: &[u8]) -> Result<Act, Nrc> {
         let request = Request::decode(pdu).map_err(|_| WRONG_LENGTH)?;
-        match self.content.authenticate(&request) {
+        match self.content.authenticate_client(now, self.asking, &request) {
             Reply::Done(answer) => {
-                self.authenticated = answer.authenticated.unwrap_or(self.authenticated);
+                self.settle_authentication(self.asking, &answer);
                 let service = ServiceId::Authentication.code();
                 Ok(Act::Answer(Response::Other { service, data: answer.answer }))
             }

@@ -1,9 +1,11 @@
 //! The server's half of UDS around an [`EcuContent`]: which check comes when, sessions, security, transfer and their timers.
 //!
-//! One session, one security state and one transfer per ECU, whichever client asks; the answer goes to the client that asked.
+//! One session, one security state and one transfer per ECU, whichever client asks; the answer goes to the client that asked. Only
+//! authentication (29) is one client's own: as long as it lasts, nobody else can change session or state.
 //! The order of checks is that of ISO 14229-1:2020, figures 5, 6, 30, 31, 33 and 34: [`Server::handle_input`] has the general
-//! part, `handlers.rs` one function per service, `security.rs` and `transfer.rs` the two states with rules of their own.
+//! part, `handlers.rs` one function per service, `security.rs`, `transfer.rs` and `authentication.rs` the states with rules of their own.
 
+mod authentication;
 mod content;
 mod handlers;
 mod security;
@@ -14,11 +16,14 @@ mod transfer;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+pub use authentication::{Authenticator, AuthenticatorSettings, Judge};
 pub use content::{AuthenticationAnswer, Download, EcuContent, Protection, Reply, Rule, Sessions};
 use security::Security;
 use transfer::Transfer;
 
-use crate::{Addressing, Monotonic, Nrc, Request, ResetType, Response, ServiceId, SessionTiming, SessionType};
+use crate::{
+    Addressing, BlockLength, Monotonic, Nrc, Request, ResetType, Response, ServiceId, SessionTiming, SessionType,
+};
 
 /// Who asked: a connection or channel, numbered by the owner of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,11 +81,20 @@ pub struct Server<C> {
     session: SessionType,
     s3_ends: Option<Monotonic>,
     security: Security,
-    authenticated: bool,
+    authenticated: Option<Authenticated>,
+    /// Whose request is being handled.
+    asking: ClientId,
     transfer: Option<Transfer>,
     pending: Option<Pending>,
     transmits: VecDeque<ServerTransmit>,
     events: VecDeque<ServerEvent>,
+}
+
+/// Whose authentication holds, and until when at the latest.
+#[derive(Debug, Clone, Copy)]
+struct Authenticated {
+    client: ClientId,
+    until: Option<Monotonic>,
 }
 
 /// A request whose answer comes later.
@@ -109,8 +123,12 @@ enum PendingKind {
         counter: u8,
         length: u64,
     },
+    OpenTransfer(Download, bool),
     CloseTransfer,
+    Reset(ResetType),
     Authentication,
+    /// Nobody waits for it.
+    Abandoned,
 }
 
 /// What a handler decides.
@@ -127,7 +145,8 @@ impl<C: EcuContent> Server<C> {
             session: SessionType::Default,
             s3_ends: None,
             security: Security::default(),
-            authenticated: false,
+            authenticated: None,
+            asking: ClientId(0),
             transfer: None,
             pending: None,
             transmits: VecDeque::new(),
@@ -149,7 +168,7 @@ impl<C: EcuContent> Server<C> {
     }
 
     pub fn is_authenticated(&self) -> bool {
-        self.authenticated
+        self.authenticated.is_some()
     }
 
     /// Whether an act is going on and [`Server::complete`] is awaited.
@@ -165,6 +184,10 @@ impl<C: EcuContent> Server<C> {
         if self.pending.is_some() {
             return self.refuse_while_busy(asked);
         }
+        self.asking = client;
+        if self.is_anothers(service) {
+            return self.refuse(asked, Nrc::BusyRepeatRequest, false);
+        }
         let outcome = self.check_service(service).and_then(|rule| self.dispatch(now, asked, rule, pdu));
         match outcome {
             Ok(Act::Answer(response)) => self.answer(asked, response, false),
@@ -179,8 +202,9 @@ impl<C: EcuContent> Server<C> {
     pub fn complete(&mut self, now: Monotonic, result: Result<Vec<u8>, Nrc>) {
         let Some(Pending { asked, kind, sent_78, .. }) = self.pending.take() else { return };
         match result {
+            _ if matches!(kind, PendingKind::Abandoned) => {}
             Ok(bytes) => {
-                let response = self.completed(kind, bytes);
+                let response = self.completed(asked.client, kind, bytes);
                 self.answer(asked, response, sent_78);
             }
             Err(nrc) => {
@@ -195,10 +219,52 @@ impl<C: EcuContent> Server<C> {
 
     /// Like [`Server::complete`], for Authentication (29).
     pub fn complete_authentication(&mut self, now: Monotonic, result: Result<AuthenticationAnswer, Nrc>) {
-        if let Ok(AuthenticationAnswer { authenticated: Some(authenticated), .. }) = result {
-            self.authenticated = authenticated;
+        if let (Ok(answer), Some(pending)) = (&result, &self.pending) {
+            let client = pending.asked.client;
+            self.settle_authentication(client, answer);
         }
         self.complete(now, result.map(|answer| answer.answer));
+    }
+
+    /// Like [`Server::complete`], for RequestDownload (34).
+    pub fn complete_download(&mut self, now: Monotonic, result: Result<BlockLength, Nrc>) {
+        if let (Ok(max_block), Some(Pending { kind: PendingKind::OpenTransfer(download, protected), .. })) =
+            (&result, &self.pending)
+        {
+            self.transfer = Some(Transfer::new(*download, *max_block, *protected));
+        }
+        self.complete(now, result.map(|_| Vec::new()));
+    }
+
+    /// A client is gone for good (its connection closed): its authentication ends, and a download with it.
+    pub fn client_gone(&mut self, client: ClientId) {
+        if self.authenticated.is_some_and(|authenticated| authenticated.client == client) {
+            self.end_authentication();
+        }
+        let opening = matches!(self.pending, Some(Pending { kind: PendingKind::OpenTransfer(..), asked, .. })
+            if asked.client == client);
+        if let Some(pending) = self.pending.as_mut().filter(|_| opening) {
+            // The act itself goes on; what it opens is not wanted any more.
+            pending.kind = PendingKind::Abandoned;
+            self.content.download_lost();
+        }
+    }
+
+    /// Nobody is authenticated any more; a protected download ends.
+    pub fn end_authentication(&mut self) {
+        self.authenticated = None;
+        if self.transfer.as_ref().is_some_and(|transfer| transfer.protected) {
+            self.transfer = None;
+            self.content.download_lost();
+        }
+    }
+
+    fn settle_authentication(&mut self, client: ClientId, answer: &AuthenticationAnswer) {
+        match answer.authenticated {
+            Some(true) => self.authenticated = Some(Authenticated { client, until: answer.until }),
+            Some(false) => self.end_authentication(),
+            None => {}
+        }
     }
 
     pub fn handle_timeout(&mut self, now: Monotonic) {
@@ -213,6 +279,9 @@ impl<C: EcuContent> Server<C> {
             let response = Response::negative(service, Nrc::RequestCorrectlyReceivedResponsePending);
             self.transmit(client, &response);
         }
+        if self.authentication_ends().is_some_and(|ends| ends <= now) {
+            self.end_authentication();
+        }
         if self.s3_ends.is_some_and(|ends| ends <= now) {
             self.enter(SessionType::Default);
             self.s3_ends = None;
@@ -225,7 +294,7 @@ impl<C: EcuContent> Server<C> {
         self.session = SessionType::Default;
         self.s3_ends = None;
         self.security.lock();
-        self.authenticated = false;
+        self.authenticated = None;
         self.transfer = None;
         self.pending = None;
     }
@@ -240,7 +309,28 @@ impl<C: EcuContent> Server<C> {
 
     pub fn poll_timeout(&self) -> Option<Monotonic> {
         let pending = self.pending.as_ref().map(|pending| pending.next_78);
-        pending.into_iter().chain(self.s3_ends).min()
+        pending.into_iter().chain(self.s3_ends).chain(self.authentication_ends()).min()
+    }
+
+    /// Not while an act goes on: what was begun with a right may end.
+    fn authentication_ends(&self) -> Option<Monotonic> {
+        self.authenticated.filter(|_| self.pending.is_none())?.until
+    }
+
+    /// Whether another client's authentication forbids this one to change session or state.
+    fn is_anothers(&self, service: ServiceId) -> bool {
+        let changes = matches!(
+            service,
+            ServiceId::DiagnosticSessionControl
+                | ServiceId::EcuReset
+                | ServiceId::SecurityAccess
+                | ServiceId::Authentication
+        );
+        changes && self.authenticated.is_some_and(|authenticated| authenticated.client != self.asking)
+    }
+
+    fn is_authenticated_now(&self) -> bool {
+        self.authenticated.is_some_and(|authenticated| authenticated.client == self.asking)
     }
 
     /// Checks 1 to 3: service known, served in this session, authenticated.
@@ -250,7 +340,7 @@ impl<C: EcuContent> Server<C> {
             return Err(Nrc::ServiceNotSupportedInActiveSession);
         }
         match rule.protection {
-            Protection::Authenticated if !self.authenticated => Err(Nrc::AuthenticationRequired),
+            Protection::Authenticated if !self.is_authenticated_now() => Err(Nrc::AuthenticationRequired),
             _ => Ok(rule),
         }
     }
@@ -259,7 +349,7 @@ impl<C: EcuContent> Server<C> {
     fn check_protection(&self, protection: Protection) -> Result<(), Nrc> {
         match protection {
             Protection::Unlocked if !self.security.is_unlocked() => Err(Nrc::SecurityAccessDenied),
-            Protection::Authenticated if !self.authenticated => Err(Nrc::AuthenticationRequired),
+            Protection::Authenticated if !self.is_authenticated_now() => Err(Nrc::AuthenticationRequired),
             _ => Ok(()),
         }
     }
@@ -278,17 +368,23 @@ impl<C: EcuContent> Server<C> {
         self.pending = Some(Pending { asked, kind, next_78, sent_78: false });
     }
 
-    fn completed(&mut self, kind: PendingKind, bytes: Vec<u8>) -> Response {
+    fn completed(&mut self, client: ClientId, kind: PendingKind, bytes: Vec<u8>) -> Response {
         match kind {
             PendingKind::Answer(Response::RoutineControl { action, routine, .. }) => {
                 Response::RoutineControl { action, routine, status: bytes }
             }
             PendingKind::Answer(response) => response,
+            PendingKind::Abandoned => Response::negative(ServiceId::Other(0), Nrc::GeneralReject),
             PendingKind::Block { counter, length } => self.block_taken(counter, length),
             PendingKind::CloseTransfer => {
                 self.transfer = None;
                 Response::RequestTransferExit { parameters: bytes }
             }
+            PendingKind::OpenTransfer(..) => {
+                let max_block = self.transfer.as_ref().map_or(BlockLength(0), Transfer::max_block);
+                Response::RequestDownload { max_block }
+            }
+            PendingKind::Reset(reset) => self.reset_now(client, reset, None),
             PendingKind::Authentication => Response::Other { service: ServiceId::Authentication.code(), data: bytes },
         }
     }
@@ -335,7 +431,7 @@ impl<C: EcuContent> Server<C> {
         self.session = session;
         self.security.lock();
         if session == SessionType::Default {
-            self.authenticated = false;
+            self.authenticated = None;
         }
         let serves = self.content.service(ServiceId::TransferData).is_some_and(|rule| rule.sessions.include(session));
         if self.transfer.as_ref().is_some_and(|transfer| transfer.protected || !serves) {

@@ -16,6 +16,14 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    pub(super) fn new(download: Download, max_block: BlockLength, protected: bool) -> Self {
+        Self { download, max_block, received: 0, last: None, protected }
+    }
+
+    pub(super) fn max_block(&self) -> BlockLength {
+        self.max_block
+    }
+
     fn expected(&self) -> u8 {
         self.last.map_or(1, |last| last.wrapping_add(1))
     }
@@ -29,10 +37,15 @@ impl<C: EcuContent> Server<C> {
         if self.transfer.is_some() {
             return Err(Nrc::ConditionsNotCorrect);
         }
-        let max_block = self.content.open_download(&download)?;
         let protected = rule.protection != Protection::Open;
-        self.transfer = Some(Transfer { download, max_block, received: 0, last: None, protected });
-        Ok(Act::Answer(Response::RequestDownload { max_block }))
+        match self.content.begin_download(&download) {
+            Reply::Done(max_block) => {
+                self.transfer = Some(Transfer::new(download, max_block, protected));
+                Ok(Act::Answer(Response::RequestDownload { max_block }))
+            }
+            Reply::Refused(nrc) => Err(nrc),
+            Reply::Later => Ok(Act::Later(PendingKind::OpenTransfer(download, protected))),
+        }
     }
 
     pub(super) fn transfer_data(&mut self, pdu: &[u8]) -> Result<Act, Nrc> {
