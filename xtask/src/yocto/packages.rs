@@ -105,7 +105,7 @@ fn files(recipe: &Recipe, overlay: &[String], version: &str) -> Result<Vec<Strin
         }
     }
     for (package, entry) in &listed {
-        let ours = NOT_OVERLAY.iter().any(|prefix| entry.starts_with(prefix));
+        let ours = NOT_OVERLAY.iter().any(|prefix| entry.starts_with(prefix)) || of_qemu(entry);
         if !ours && !overlay.iter().any(|file| holds(entry, file)) {
             wrong.push(format!("{package} lists {entry}, which is not in the overlay"));
         }
@@ -115,7 +115,7 @@ fn files(recipe: &Recipe, overlay: &[String], version: &str) -> Result<Vec<Strin
 
 /// Files of the packages against those of the image that `cargo xtask image` left behind, both ways; empty when there is no such image.
 ///
-/// The image's own emulated surroundings (`qemu/overlay`, `can-bridge`) are not the product's; see the layer's documentation.
+/// What only the other image has of its emulated surroundings (`qemu/overlay`) is Debian's; see the layer's documentation.
 pub fn against_image(tree: &Path) -> Result<Vec<String>, Failure> {
     if !tree.is_dir() {
         return Ok(Vec::new());
@@ -131,10 +131,14 @@ pub fn against_image(tree: &Path) -> Result<Vec<String>, Failure> {
     walk(tree, &tree.join("usr"), &mut image)?;
     let missing = packaged.iter().filter(|f| tree.join(f).symlink_metadata().is_err());
     let missing: Vec<String> = missing.map(|f| format!("{f} is packaged and not in the image")).collect();
-    let of_qemu = |file: &str| workspace().join("qemu/overlay").join(file).exists() || file.ends_with("/can-bridge");
     let ours = image.iter().filter(|file| file.contains("pitstop"));
     let surplus = ours.filter(|file| !packaged.contains(file) && !of_qemu(file));
     Ok(missing.into_iter().chain(surplus.map(|f| format!("{f} is in the image and in no package"))).collect())
+}
+
+/// Whether a file belongs to the emulated surroundings of `qemu/`.
+fn of_qemu(file: &str) -> bool {
+    workspace().join("qemu/overlay").join(file).exists()
 }
 
 /// Each unit that is to be enabled is registered, each registered one is there, and each service has its name of the program.
@@ -159,7 +163,8 @@ fn units(recipe: &Recipe, overlay: &[String]) -> Result<Vec<String>, Failure> {
         }
     }
     for unit in registered {
-        if !overlay.contains(&format!("{folder}{unit}")) {
+        let file = format!("{folder}{unit}");
+        if !overlay.contains(&file) && !of_qemu(&file) {
             wrong.push(format!("SYSTEMD_SERVICE names {unit}, which is not in the overlay"));
         }
     }

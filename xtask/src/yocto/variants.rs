@@ -9,13 +9,13 @@ use crate::shell::{Failure, Outcome, output};
 /// The integrator's one line, and what a build without a TPM asks for beside it.
 pub const LABORATORY: &str = "require conf/pitstop.inc\nPITSTOP_INSECURE_FILE_KEYS = \"1\"\n";
 
-/// U-Boot, services left out, a slot that can be written, a web page for developers of screens.
+/// U-Boot, services left out, a slot that can be written; a web page for developers of screens, and the emulator's surroundings.
 const BOARD: &str = "\
 PITSTOP_BOOTLOADER = \"u-boot\"
 PITSTOP_READ_ONLY_ROOT = \"0\"
 PACKAGECONFIG:remove:pn-packagegroup-pitstop = \"hmi uds-server\"
-PACKAGECONFIG:append:pn-pitstop = \" hmi-web\"
-IMAGE_INSTALL:append:pn-pitstop-image = \" pitstop-hmi-web\"
+PACKAGECONFIG:append:pn-pitstop = \" hmi-web qemu\"
+IMAGE_INSTALL:append:pn-pitstop-image = \" pitstop-hmi-web pitstop-qemu\"
 ";
 
 /// What holds for a variant.
@@ -45,6 +45,7 @@ const OF_BOARD: &[Claim] = &[
     Omits("pitstop-image", "IMAGE_FEATURES", "read-only-rootfs"),
     Says("pitstop-image", "IMAGE_BOOT_FILES", "pitstop-boot.scr;boot.scr"),
     Says("pitstop", "PACKAGECONFIG_CONFARGS", "pitstop-hmi-web"),
+    Says("pitstop", "PACKAGECONFIG_CONFARGS", "pitstop-can-bridge"),
 ];
 
 const OF_PRODUCT: &[Claim] = &[

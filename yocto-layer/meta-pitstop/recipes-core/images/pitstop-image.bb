@@ -61,8 +61,11 @@ pitstop_slot_layout() {
 }
 ROOTFS_POSTPROCESS_COMMAND += "pitstop_slot_layout"
 
-# runqemu: the disk under UEFI, the kernel of the slot instead of one from outside, the first emulated CAN controller.
+# runqemu: the disk under UEFI, the kernel of the slot instead of one from outside; a watchdog; two CAN controllers on one bus, the
+# TCU's own and the far end, at the addresses by which package pitstop-qemu names them. A restart ends runqemu, because these controllers
+# receive nothing any more after a reset without power off: start it again.
 QB_DEFAULT_FSTYPE = "wic"
 QB_DEFAULT_KERNEL = "none"
-QB_MEM = "-m 512"
-QB_OPT_APPEND:append = " -object can-bus,id=canbus0 -device kvaser_pci,canbus=canbus0 -device i6300esb -action watchdog=reset"
+QB_MEM = "-m 1024"
+QB_OPT_APPEND:append = " -object can-bus,id=canbus0 -device kvaser_pci,canbus=canbus0,addr=10 -device kvaser_pci,canbus=canbus0,addr=11 \
+    -device i6300esb -action watchdog=reset -action reboot=shutdown"

@@ -18,6 +18,7 @@ PITSTOP_BOOTLOADER ?= "grub"
 PACKAGECONFIG ??= ""
 PACKAGECONFIG[tpm] = "--features pitstopd/tpm,,tpm2-tss,libtss2-tcti-device"
 PACKAGECONFIG[hmi-web] = "--package pitstop-hmi-web"
+PACKAGECONFIG[qemu] = "--package pitstop-can-bridge"
 
 do_install() {
     install -D -m 0755 ${B}/target/${CARGO_TARGET_SUBDIR}/pitstopd ${D}${libexecdir}/pitstop/pitstopd
@@ -34,6 +35,13 @@ do_install() {
     done
     install -d ${D}${datadir}/dbus-1/interfaces
     install -m 0644 ${S}/dbus-interfaces/*.xml ${D}${datadir}/dbus-1/interfaces
+    if ${@bb.utils.contains('PACKAGECONFIG', 'qemu', 'true', 'false', d)}; then
+        install -m 0755 ${B}/target/${CARGO_TARGET_SUBDIR}/can-bridge ${D}${libexecdir}/pitstop/can-bridge
+        cd ${S}/qemu/overlay
+        for file in usr/lib/systemd/network/*can* usr/lib/systemd/network/*far* usr/lib/systemd/system/can-bridge.service; do
+            install -D -m 0644 $file ${D}/$file
+        done
+    fi
     # Mount points.
     install -d ${D}/data ${D}${sysconfdir}/pitstop ${D}${localstatedir}/lib/pitstop
     # oe-core puts a volatile /var/lib over a read-only root; ours comes after it.

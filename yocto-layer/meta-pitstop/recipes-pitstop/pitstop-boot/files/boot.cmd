@@ -1,8 +1,10 @@
 # U-Boot script for boards: slots by BOOT_ORDER and the tries BOOT_A_LEFT and BOOT_B_LEFT (hexadecimal), RAUC's protocol.
-# Set pitstop_dev, for instance "mmc 0"; partitions 2 and 3 are the slots. The environment must be redundant and outside of them.
+# Partitions 2 and 3 of the disk are the slots. The environment must be redundant and outside of them.
 test -n "${BOOT_ORDER}" || setenv BOOT_ORDER "A B"
 test -n "${BOOT_A_LEFT}" || setenv BOOT_A_LEFT 3
 test -n "${BOOT_B_LEFT}" || setenv BOOT_B_LEFT 3
+# The disk this script was found on, where U-Boot says so (distro boot).
+test -n "${pitstop_dev}" -o -z "${devtype}" || setenv pitstop_dev "${devtype} ${devnum}"
 test -n "${pitstop_dev}" || setenv pitstop_dev "mmc 0"
 
 setenv pitstop_slot
@@ -30,10 +32,16 @@ if test -z "${pitstop_slot}"; then
   reset
 fi
 
+echo "Starting slot ${pitstop_slot}"
 # Before the kernel is loaded, so that a slot that hangs has used its try.
 saveenv
 setenv bootargs "root=PARTLABEL=${pitstop_name} ro rootwait panic=10 rauc.slot=${pitstop_slot} ${extra_cmdline}"
 load ${pitstop_dev}:${pitstop_part} ${kernel_addr_r} boot/vmlinuz
-load ${pitstop_dev}:${pitstop_part} ${fdt_addr_r} boot/${fdtfile}
-booti ${kernel_addr_r} - ${fdt_addr_r}
+# The slot's device tree where the board names one, else U-Boot's own.
+if test -n "${fdtfile}"; then
+  load ${pitstop_dev}:${pitstop_part} ${fdt_addr_r} boot/${fdtfile}
+  booti ${kernel_addr_r} - ${fdt_addr_r}
+else
+  booti ${kernel_addr_r} - ${fdtcontroladdr}
+fi
 reset
