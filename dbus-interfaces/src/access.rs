@@ -200,6 +200,15 @@ mod tests {
             assert!(!table.allows("backend-link", "SelfUpdate", "SelfUpdate", member));
             assert!(!table.allows("admin", "Flasher", "Flasher", member));
         }
+        // Two paths to the slots, and nobody on both; the diagnostic server reaches no content but through the validator.
+        for member in ["Stage", "Activate", "Reboot", "MarkGood", "Commit", "RollBack"] {
+            assert!(!table.allows("uds-server", "SelfUpdate", "SelfUpdate", member));
+            assert!(!table.allows("manager", "SelfUpdate", "Workshop", member));
+        }
+        for member in ["Admit", "OpenAdmitted", "RaiseFloors", "Release"] {
+            assert!(!table.allows("uds-server", "Validator", "Validator", member));
+        }
+        assert!(!table.allows("uds-server", "VehicleState", "VehicleState", "RequestInhibit"));
         assert!(!table.allows("manager", "Hmi", "Prompt", "Answer"));
         assert!(!table.allows("manager", "Validator", "Validator", "OpenAdmitted"));
         assert!(!table.allows("root", "Hmi", "Prompt", "Answer"));

@@ -30,6 +30,7 @@ interfaces! {
     "Notice" in "Prompts",
     "Flasher" in "Flasher",
     "SelfUpdate" in "SelfUpdate",
+    "Workshop" in "Workshop",
     "UdsServer" in "UdsServer",
     "VehicleState" in "VehicleState",
     "Operation" in "Operation",

@@ -100,6 +100,8 @@ pub trait Validator {
     fn get_decision(&self, update: &str) -> Result<String>;
     fn admit(&self, update: &str, ecu: &str, role: &str, bundle: Fd<'_>) -> Result<OwnedObjectPath>;
     fn open_admitted(&self, update: &str, ecu: &str, role: &str) -> Result<(OwnedFd, AdmittedBundle)>;
+    fn receive_local(&self, length: u64) -> Result<(OwnedFd, OwnedObjectPath)>;
+    fn end_local(&self, update: &str, committed: bool) -> Result<()>;
     fn release(&self, update: &str) -> Result<()>;
     fn get_floors(&self) -> Result<Vec<(String, u64)>>;
     fn raise_floors(&self, update: &str) -> Result<()>;
@@ -206,6 +208,22 @@ pub trait SelfUpdate {
     fn booted_slot(&self) -> zbus::Result<String>;
     #[zbus(property)]
     fn fall_back_reason(&self) -> zbus::Result<String>;
+}
+
+#[proxy(
+    interface = "io.pitstop.Ota1.Workshop",
+    default_service = "io.pitstop.Ota1.SelfUpdate",
+    default_path = "/io/pitstop/Ota1/SelfUpdate"
+)]
+pub trait Workshop {
+    fn get_update(&self) -> Result<(String, String, String)>;
+    fn check(&self) -> Result<()>;
+    fn stage(&self, update: &str, attempt: u32) -> Result<OwnedObjectPath>;
+    fn activate(&self, update: &str) -> Result<()>;
+    fn reboot(&self, update: &str) -> Result<()>;
+    fn mark_good(&self, update: &str) -> Result<()>;
+    fn commit(&self, update: &str) -> Result<()>;
+    fn roll_back(&self, update: &str) -> Result<bool>;
 }
 
 #[proxy(

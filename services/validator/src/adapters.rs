@@ -44,17 +44,21 @@ pub(crate) struct Ecus {
 #[async_trait]
 impl VersionSource for Ecus {
     async fn read_all(&self) -> Result<Vec<EcuReading>, OtaError> {
-        let tcu = self.read_tcu().await?;
+        let tcu = self.read_booted().await?;
         let answers = self.flasher.read_versions(&[]).await.map_err(waiting)?;
         let others = self.fitted.iter().filter(|(ecu, _)| !ecu.is_tcu());
         let readings = others.map(|(ecu, hardware)| reading(ecu, hardware, &answers));
         Ok(std::iter::once(tcu).chain(readings).collect())
     }
+
+    async fn read_tcu(&self) -> Result<EcuReading, OtaError> {
+        self.read_booted().await
+    }
 }
 
 impl Ecus {
     /// The booted slot speaks for the TCU.
-    async fn read_tcu(&self) -> Result<EcuReading, OtaError> {
+    async fn read_booted(&self) -> Result<EcuReading, OtaError> {
         let slots = self.self_update.get_slots().await.map_err(waiting)?;
         let missing = || OtaError::EcuNotResponding("the TCU's booted slot cannot be read".to_owned());
         let slot = slots.into_iter().find(|slot| slot.booted).ok_or_else(missing)?;

@@ -1,7 +1,7 @@
 //! Admitting a bundle: copied while it is hashed, and judged on our own copy, so that nobody can change it in between.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -26,6 +26,23 @@ pub(crate) struct Admission {
     pub(crate) now: UnixSeconds,
 }
 
+/// Where a bundle comes from.
+pub(crate) enum Source<'s> {
+    /// A file of somebody else's, read by position: the caller's own position in it is its business.
+    File(&'s File),
+    /// Exactly the bundle's bytes, once.
+    Stream(&'s mut dyn Read),
+}
+
+impl Source<'_> {
+    fn read(&mut self, into: &mut [u8], position: u64) -> std::io::Result<usize> {
+        match self {
+            Self::File(file) => file.read_at(into, position),
+            Self::Stream(stream) => stream.read(into),
+        }
+    }
+}
+
 /// Told how far it is; answers whether to go on.
 pub(crate) type Progress<'a> = &'a mut dyn FnMut(&'static str, u64) -> bool;
 
@@ -35,7 +52,7 @@ impl Admission {
         &self,
         vault: &Vault,
         keyring: &Keyring,
-        bundle: &File,
+        bundle: Source<'_>,
         progress: Progress<'_>,
     ) -> Result<(), OtaError> {
         self.check_floor()?;
@@ -59,14 +76,16 @@ impl Admission {
         &self,
         vault: &Vault,
         keyring: &Keyring,
-        bundle: &File,
+        mut bundle: Source<'_>,
         progress: Progress<'_>,
     ) -> Result<Record, OtaError> {
-        self.check_length(bundle)?;
+        if let Source::File(file) = &bundle {
+            self.check_length(file)?;
+        }
         let name = format!("{}-{}-{}", self.update, self.ecu, self.purpose.as_str());
         let (mut copy, path) = vault.begin(&name, self.expected.length)?;
         let result = self
-            .copy(bundle, &mut copy, progress)
+            .copy(&mut bundle, &mut copy, progress)
             .and_then(|()| reopen(&path))
             .and_then(|file| self.judge(file, keyring, progress))
             .and_then(|record| vault.keep(&path, &self.expected.sha256).map(|()| record));
@@ -98,15 +117,14 @@ impl Admission {
         Ok(())
     }
 
-    /// Reads by position: the caller's own position in the file is its business.
-    fn copy(&self, from: &File, to: &mut File, progress: Progress<'_>) -> Result<(), OtaError> {
+    fn copy(&self, from: &mut Source<'_>, to: &mut File, progress: Progress<'_>) -> Result<(), OtaError> {
         let (mut sha256, mut sha512) = (Sha256Writer::new(), Sha512::new());
         let mut buffer = vec![0; CHUNK];
         let mut position = 0;
         while position < self.expected.length {
             let left = usize::try_from(self.expected.length - position).unwrap_or(CHUNK).min(CHUNK);
             let Some(window) = buffer.get_mut(..left) else { break };
-            let count = from.read_at(window, position).map_err(|error| refusal::io("reading the bundle", &error))?;
+            let count = from.read(window, position).map_err(|error| refusal::reading(&error))?;
             let bytes = window.get(..count).filter(|bytes| !bytes.is_empty());
             let Some(bytes) = bytes else {
                 return Err(OtaError::LengthMismatch(format!("{} ended at byte {position}", self.expected.name)));

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pitstop_dbus::{AdmittedBundle, OtaError, ValidatorStatus};
 use pitstop_runtime::{Durability, Key, OperationHandle, Operations, ResultData};
+use pitstop_types::EcuId;
 use zbus::message::Header;
 use zbus::{OwnedFd, OwnedObjectPath, interface};
 
-use crate::Validator;
 use crate::admission::Admission;
+use crate::{Validator, local};
 
 pub(crate) struct Bus {
     pub(crate) validator: Arc<Validator>,
@@ -83,6 +84,28 @@ impl Bus {
         Ok((OwnedFd::from(StdFd::from(file)), description))
     }
 
+    #[zbus(out_args("sink", "operation"))]
+    async fn receive_local(
+        &self,
+        length: u64,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(OwnedFd, OwnedObjectPath), OtaError> {
+        let key =
+            Key { kind: "receive-local".to_owned(), update: String::new(), ecu: EcuId::tcu().to_string(), attempt: 1 };
+        if self.operations.is_running(|other| *other == key) {
+            return Err(OtaError::Busy("another package is being received".to_owned()));
+        }
+        let (package, sink) = local::pipe(length)?;
+        let validator = Arc::clone(&self.validator);
+        let work = |handle| receive(validator, package, handle);
+        let operation = self.operations.start(key, Durability::Transient, creator(&header), work).await?;
+        Ok((OwnedFd::from(StdFd::from(sink)), operation))
+    }
+
+    async fn end_local(&self, update: &str, committed: bool) -> Result<(), OtaError> {
+        self.validator.end_local(update, committed).await
+    }
+
     async fn release(&self, update: &str) -> Result<(), OtaError> {
         // First what runs for it, so that nothing is admitted behind the release.
         self.operations.release(update).await;
@@ -106,6 +129,28 @@ impl Bus {
 
 fn creator(header: &Header<'_>) -> Option<zbus::names::OwnedUniqueName> {
     header.sender().map(|name| name.to_owned().into())
+}
+
+/// Takes a workshop's package in.
+async fn receive(
+    validator: Arc<Validator>,
+    package: local::Package,
+    handle: OperationHandle,
+) -> Result<ResultData, OtaError> {
+    let (done, total) = (package.progress(), package.length());
+    handle.phase("metadata").await;
+    let phases = handle.clone();
+    let work = validator.receive(package, async move || phases.phase("bundle").await);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            result = &mut work => return result.map(|(update, version)| ResultData::from([
+                ("update".to_owned(), update.to_string().into()),
+                ("version".to_owned(), version.to_string().into()),
+            ])),
+            () = tokio::time::sleep(TELL_EVERY) => handle.progress(done.load(Ordering::Relaxed), total).await,
+        }
+    }
 }
 
 /// How often a running admission tells how far it is.

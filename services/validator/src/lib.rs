@@ -2,7 +2,7 @@
 //!
 //! It holds all that trust hangs on (metadata, floors, the admitted bundles, the identity key) and has no network: metadata comes
 //! through `BackendLink`, bundles come as file descriptors. Read `service.rs` first, it is what the service does; then `ledger.rs`
-//! and `trust.rs` (what is remembered), `admission.rs` and `vault.rs` (bundles), `report.rs` (the manifest). The rules of Uptane
+//! and `trust.rs` (what is remembered), `admission.rs` and `vault.rs` (bundles), `local.rs` (a workshop's package), `report.rs` (the manifest). The rules of Uptane
 //! themselves are in the crate `pitstop-uptane`.
 
 mod adapters;
@@ -11,6 +11,7 @@ mod approvals;
 mod bus;
 mod config;
 mod ledger;
+mod local;
 mod ports;
 mod refusal;
 mod report;

@@ -29,6 +29,9 @@ pub struct EcuReading {
 pub trait VersionSource: Send + Sync {
     /// All fitted ECUs, the TCU among them. An error only if the TCU cannot be read.
     async fn read_all(&self) -> Result<Vec<EcuReading>, OtaError>;
+
+    /// The TCU alone.
+    async fn read_tcu(&self) -> Result<EcuReading, OtaError>;
 }
 
 /// The ECU identity key of the TCU. Signing may take a while: it is called on a blocking thread.

@@ -1,5 +1,6 @@
 //! Errors of the layers below under the names that the bus knows.
 
+use pitstop_bundle::package::PackageError;
 use pitstop_bundle_io::BundleError;
 use pitstop_dbus::OtaError;
 use pitstop_store::StoreError;
@@ -44,6 +45,22 @@ pub(crate) fn io(doing: &str, error: &std::io::Error) -> OtaError {
             OtaError::OutOfSpace(format!("{doing}: {error}"))
         }
         _ => OtaError::Storage(format!("{doing}: {error}")),
+    }
+}
+
+/// A bundle or package that comes from elsewhere: what breaks there is not our disk.
+pub(crate) fn reading(error: &std::io::Error) -> OtaError {
+    match error.kind() {
+        std::io::ErrorKind::TimedOut => OtaError::Slow(error.to_string()),
+        _ => OtaError::Storage(format!("reading the bundle: {error}")),
+    }
+}
+
+/// What a package's form refuses.
+pub(crate) fn package(error: &PackageError) -> OtaError {
+    match error {
+        PackageError::TooLarge(_) => OtaError::TooLarge(error.to_string()),
+        _ => OtaError::BadBundle(error.to_string()),
     }
 }
 

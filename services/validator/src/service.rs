@@ -11,7 +11,7 @@ use pitstop_store::Storage;
 use pitstop_types::{Decision, EcuId, HardwareId, ReleaseCounter, SoftwareRef, UpdateId, Vin};
 use pitstop_uptane::{Approval, Generation, Vehicle, Verification, Verified, VerifyError};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Source};
 use crate::approvals::Approvals;
 use crate::ledger::Ledger;
 use crate::ports::{Clock, Identity, MetadataSource, VersionSource};
@@ -41,21 +41,21 @@ pub struct Parts {
 
 /// The service. Its state is what is stored; calls that change it take turns.
 pub struct Validator {
-    vin: Vin,
-    ecus: BTreeMap<EcuId, HardwareId>,
-    ledger: Ledger,
-    trust: Trust,
-    approvals: Approvals,
-    vault: Vault,
-    keyring: Keyring,
+    pub(crate) vin: Vin,
+    pub(crate) ecus: BTreeMap<EcuId, HardwareId>,
+    pub(crate) ledger: Ledger,
+    pub(crate) trust: Trust,
+    pub(crate) approvals: Approvals,
+    pub(crate) vault: Vault,
+    pub(crate) keyring: Keyring,
     identity: Arc<dyn Identity>,
     metadata: Arc<dyn MetadataSource>,
-    versions: Arc<dyn VersionSource>,
-    clock: Clock,
+    pub(crate) versions: Arc<dyn VersionSource>,
+    pub(crate) clock: Clock,
     /// One verification at a time.
-    verifying: tokio::sync::Mutex<()>,
+    pub(crate) verifying: tokio::sync::Mutex<()>,
     /// Admissions and releases exclude each other: a sweep would take an unfinished copy away.
-    bundles: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) bundles: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What a verification told the manager.
@@ -215,7 +215,7 @@ impl Validator {
             let _turn = turn;
             // Released while it waited for its turn: nothing may be admitted for it any more.
             this.approvals.get(&admission.update)?;
-            admission.run(&this.vault, &this.keyring, &bundle, &mut progress)
+            admission.run(&this.vault, &this.keyring, Source::File(&bundle), &mut progress)
         })
         .await
     }
@@ -278,7 +278,7 @@ fn software<'d>(decision: &'d Decision, ecu: &EcuId, purpose: Purpose) -> Result
     }
 }
 
-fn parse_update(update: &str) -> Result<UpdateId, OtaError> {
+pub(crate) fn parse_update(update: &str) -> Result<UpdateId, OtaError> {
     UpdateId::new(update).map_err(|error| OtaError::InvalidArgument(error.to_string()))
 }
 
@@ -288,7 +288,7 @@ fn parse_request(update: &str, ecu: &str, role: &str) -> Result<(UpdateId, EcuId
 }
 
 /// Runs what blocks beside the event loop.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, OtaError> + Send + 'static,
 ) -> Result<T, OtaError> {
     match tokio::task::spawn_blocking(work).await {

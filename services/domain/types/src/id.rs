@@ -96,6 +96,16 @@ text_id!(
     SlotName, "slot name", 8, "A-Z, a-z and 0-9", |c| c.is_ascii_alphanumeric()
 );
 
+impl UpdateId {
+    /// How the ids of a workshop's updates begin: signed offline, brought to the vehicle by a tester. No campaign's id begins so.
+    pub const WORKSHOP_PREFIX: &str = "w-";
+
+    /// Whether a workshop brought it, not the network.
+    pub fn is_workshop(&self) -> bool {
+        self.0.starts_with(Self::WORKSHOP_PREFIX)
+    }
+}
+
 /// Vehicle identification number, ISO 3779: 17 of `0-9` and `A-Z` without I, O and Q.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -43,7 +43,7 @@ pub use metadata::{
     BuildError, Delegation, DirectorTarget, EcuPairing, ImageTarget, Metadata, OfflineSnapshot, OfflineTargets, Order,
     PairingRole, Repository, Role, Root, RootBuilder, ShallMatch, Snapshot, TargetEntry, Targets, Timestamp,
 };
-pub use offline::{OfflineFiles, WORKSHOP_PREFIX, verify_offline};
+pub use offline::{OfflineFiles, verify_offline};
 pub use pairing::{MAX_INSTALL_AHEAD, Vehicle};
 pub use repository::{Files, MAX_IMAGE_TARGETS, MAX_SMALL};
 pub use sign::{MemorySigner, SignError, Signer};

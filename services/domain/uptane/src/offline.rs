@@ -16,9 +16,6 @@ use crate::repository::{MAX_SMALL, RepositoryCheck};
 use crate::verification::{Approval, Generation};
 use crate::{Verified, VerifyError};
 
-/// How the update ids of offline targets begin. The online Director may not use them, so neither kind passes for the other.
-pub const WORKSHOP_PREFIX: &str = "w-";
-
 /// A medium's metadata files by their plain names: `2.root.json`, `offline-snapshot.json`, `snapshot.json`, `targets.json`, and the
 /// one offline targets file under the name that the offline snapshot gives it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

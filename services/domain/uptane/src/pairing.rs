@@ -11,7 +11,6 @@ use crate::checks::at;
 use crate::metadata::{
     DirectorCustom, EcuPairing, Order, PairingRole, Repository, Role, ShallMatch, TargetEntry, Targets,
 };
-use crate::offline::WORKSHOP_PREFIX;
 use crate::{At, Metadata as _, VerifyError};
 
 /// An update may start at most this long after it was ordered, in seconds: 30 days.
@@ -52,7 +51,8 @@ pub(crate) fn read(targets: &Targets, vehicle: &Vehicle, now: UnixSeconds) -> Re
     }
     let directed = read_order(&at, targets, vehicle)?;
     let Some(order) = directed.as_ref().map(|directed| &directed.order) else { return Ok(None) };
-    if order.update.as_str().starts_with(WORKSHOP_PREFIX) {
+    // Neither kind of order passes for the other.
+    if order.update.is_workshop() {
         return Err(VerifyError::malformed(&at, "update ids of this form are for workshops"));
     }
     let install_by = order.install_by;
@@ -71,7 +71,7 @@ pub(crate) fn read_offline(targets: &Targets, vehicle: &Vehicle, now: UnixSecond
     }
     let directed = read_order(&at, targets, vehicle)?;
     let directed = directed.ok_or_else(|| VerifyError::malformed(&at, "it orders nothing"))?;
-    if !directed.order.update.as_str().starts_with(WORKSHOP_PREFIX) {
+    if !directed.order.update.is_workshop() {
         return Err(VerifyError::malformed(&at, "its update id is not of the form for workshops"));
     }
     match directed.order.install_by {

@@ -82,6 +82,11 @@ impl VersionSource for Ecus {
         let readings = self.0.lock().unwrap().clone();
         if readings.is_empty() { Err(OtaError::EcuNotResponding("tcu".into())) } else { Ok(readings) }
     }
+
+    async fn read_tcu(&self) -> Result<EcuReading, OtaError> {
+        let found = self.0.lock().unwrap().iter().find(|reading| reading.ecu.is_tcu()).cloned();
+        found.ok_or_else(|| OtaError::EcuNotResponding("tcu".into()))
+    }
 }
 
 pub(super) fn reading(part: &str, version: Option<&str>) -> EcuReading {
