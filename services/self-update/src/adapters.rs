@@ -82,6 +82,14 @@ impl Peers for BusPeers {
         VehicleStateProxy::new(&self.0).await?.check_safe().await
     }
 
+    async fn request_inhibit(&self, update: &str) -> Result<()> {
+        VehicleStateProxy::new(&self.0).await?.request_inhibit(update).await
+    }
+
+    async fn release_inhibit(&self, update: &str) -> Result<()> {
+        VehicleStateProxy::new(&self.0).await?.release_inhibit(update).await
+    }
+
     async fn answer(&self, update: &str) -> Result<Answer> {
         HmiProxy::new(&self.0).await?.get_answer(update).await
     }

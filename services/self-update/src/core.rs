@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pitstop_boot_env::{BootEnv, BootEnvError};
 use pitstop_dbus::OtaError;
-use pitstop_slots::{BootVars, Effect, Health, Phase, PhaseError, SlotImage, SlotPair, SlotRecord};
+use pitstop_slots::{BootVars, Effect, Health, Installation, Phase, PhaseError, SlotImage, SlotPair, SlotRecord};
 use pitstop_store::{Document, Storage, StoreError};
 use pitstop_types::{SlotName, UpdateId};
 use tokio::sync::{mpsc, oneshot};
@@ -277,8 +277,11 @@ impl Core {
         use Phase::{Activated, Activating, Bootable, MarkingGood, Trial};
         let held = |phase| matches!(phase, Activating | Activated | Trial | MarkingGood | Bootable);
         let under_way = self.record.installation.as_ref().filter(|now| held(now.phase));
-        self.lease =
-            under_way.map(|i| Lease { owner: "ota".to_owned(), update: i.update.clone(), until: now + duration });
+        self.lease = under_way.map(|i| Lease {
+            owner: owner(&i.update).to_owned(),
+            update: i.update.clone(),
+            until: now + duration,
+        });
     }
 
     /// Takes the lease for `update` unless it has one already.
@@ -286,15 +289,37 @@ impl Core {
         self.check_lease(update, now)?;
         let owner = match &self.lease {
             Some(lease) if lease.update == *update => lease.owner.clone(),
-            _ => "ota".to_owned(),
+            _ => owner(update).to_owned(),
         };
         self.lease(&owner, update, duration, now)
+    }
+
+    /// The installation, if it is a workshop's.
+    pub fn workshop(&self) -> Option<&Installation> {
+        self.record.installation.as_ref().filter(|now| now.update.is_workshop())
+    }
+
+    /// Refuses when any update holds the slots, whosever it is.
+    pub fn check_free(&self, now: Instant) -> Result<(), CoreError> {
+        match self.lease.as_ref().filter(|lease| lease.until > now && !lease.update.is_workshop()) {
+            Some(lease) => Err(CoreError::Leased {
+                owner: lease.owner.clone(),
+                update: lease.update.clone(),
+                left: lease.until.saturating_duration_since(now),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// Gives the lease back; that of another update stays.
     pub fn release(&mut self, update: &UpdateId) {
         self.lease.take_if(|lease| lease.update == *update);
     }
+}
+
+/// Whose updates have this kind of id.
+fn owner(update: &UpdateId) -> &'static str {
+    if update.is_workshop() { "workshop" } else { "ota" }
 }
 
 impl View {

@@ -2,7 +2,8 @@
 //!
 //! Read in this order: [`config`], [`service`] (what each call does), `pitstop_slots::SlotRecord` (what may follow what),
 //! [`core`] (record and boot environment kept in step, write before act), [`install`] (one image into one slot),
-//! [`bus`] (the D-Bus object), [`adapters`] (slot files, the other services).
+//! [`workshop`] (what is different when the diagnostic server asks), [`bus`] (the D-Bus object), [`adapters`] (slot files, the
+//! other services).
 //!
 //! What is installed comes from `validator` by the service's own call, is checked against the service's own keyring and is
 //! compared with the signed hash tree block by block while it is read. The slot that runs is never opened for writing.
@@ -19,5 +20,6 @@ pub mod release;
 pub mod service;
 mod start;
 pub mod trial_guard;
+pub mod workshop;
 
 pub use start::{boot_decision_main, main};

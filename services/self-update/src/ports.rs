@@ -13,6 +13,9 @@ pub trait Peers: Send + Sync + 'static {
     fn open_admitted(&self, update: &str) -> impl Future<Output = Result<(File, AdmittedBundle)>> + Send;
     /// `VehicleState.CheckSafe`: standstill, drive inhibit acknowledged, reason if not.
     fn check_safe(&self) -> impl Future<Output = Result<(bool, bool, String)>> + Send;
+    /// `VehicleState.RequestInhibit` and `ReleaseInhibit`, for a workshop's restart.
+    fn request_inhibit(&self, update: &str) -> impl Future<Output = Result<()>> + Send;
+    fn release_inhibit(&self, update: &str) -> impl Future<Output = Result<()>> + Send;
     /// `Hmi.GetAnswer`.
     fn answer(&self, update: &str) -> impl Future<Output = Result<Answer>> + Send;
 }

@@ -237,7 +237,7 @@ impl<P: Peers> Service<P> {
         self.run_reboot(&update).await
     }
 
-    async fn run_reboot(&self, update: &UpdateId) -> Result<()> {
+    pub(crate) async fn run_reboot(&self, update: &UpdateId) -> Result<()> {
         let Some((program, arguments)) = self.reboot_command.split_first() else {
             return Err(OtaError::Internal("no reboot command".to_owned()));
         };
@@ -363,7 +363,7 @@ fn storage(error: std::io::Error) -> OtaError {
     OtaError::Storage(error.to_string())
 }
 
-fn update_id(text: &str) -> Result<UpdateId> {
+pub(crate) fn update_id(text: &str) -> Result<UpdateId> {
     UpdateId::new(text).map_err(|error| OtaError::InvalidArgument(error.to_string()))
 }
 
@@ -373,4 +373,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 #[cfg(test)]
 #[path = "service_tests.rs"]
-mod tests;
+pub(crate) mod tests;

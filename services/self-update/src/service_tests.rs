@@ -16,23 +16,25 @@ use zbus::Connection;
 
 use super::*;
 use crate::adapters::SlotPaths;
-use crate::bus::SelfUpdate;
+use crate::bus::{SelfUpdate, Workshop};
 use crate::core::Core;
 use crate::release::tests::ext4;
 
 const SLOT_BYTES: u64 = 1024 * 1024;
 
 /// A TCU's files in a folder, and what the other services say.
-struct Bench {
+pub(crate) struct Bench {
     folder: tempfile::TempDir,
-    peers: Arc<FakePeers>,
+    pub(crate) peers: Arc<FakePeers>,
 }
 
-struct FakePeers {
+pub(crate) struct FakePeers {
     bundle: StdMutex<PathBuf>,
     admitted: StdMutex<AdmittedBundle>,
-    safe: StdMutex<(bool, bool)>,
-    choice: StdMutex<String>,
+    pub(crate) safe: StdMutex<(bool, bool)>,
+    pub(crate) choice: StdMutex<String>,
+    /// Who holds the vehicle.
+    pub(crate) held: StdMutex<Vec<String>>,
     /// Answers "not ready" this often before it answers.
     starting: StdMutex<u32>,
 }
@@ -44,7 +46,7 @@ impl Peers for Arc<FakePeers> {
             *starting -= 1;
             return Err(OtaError::NotReady("starting".to_owned()));
         }
-        if update != "u1" {
+        if !matches!(update, "u1" | "w-1") {
             return Err(OtaError::NotAdmitted(update.to_owned()));
         }
         let file = File::open(&*self.bundle.lock().unwrap()).map_err(storage)?;
@@ -53,6 +55,14 @@ impl Peers for Arc<FakePeers> {
     async fn check_safe(&self) -> Result<(bool, bool, String)> {
         let (standstill, inhibited) = *self.safe.lock().unwrap();
         Ok((standstill, inhibited, "Vehicle.Speed is 50".to_owned()))
+    }
+    async fn request_inhibit(&self, update: &str) -> Result<()> {
+        self.held.lock().unwrap().push(update.to_owned());
+        Ok(())
+    }
+    async fn release_inhibit(&self, update: &str) -> Result<()> {
+        self.held.lock().unwrap().retain(|owner| owner != update);
+        Ok(())
     }
     async fn answer(&self, _: &str) -> Result<Answer> {
         Ok(Answer { choice: self.choice.lock().unwrap().clone(), ..Answer::default() })
@@ -63,7 +73,7 @@ fn name(text: &str) -> SlotName {
     SlotName::new(text).unwrap()
 }
 
-fn pair() -> SlotPair {
+pub(crate) fn pair() -> SlotPair {
     SlotPair::new(name("A"), name("B")).unwrap()
 }
 
@@ -102,7 +112,7 @@ fn description(path: &Path, keyring: &Path) -> AdmittedBundle {
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_hardware("tcu-a1")
     }
 
@@ -121,16 +131,17 @@ impl Bench {
             admitted: StdMutex::new(admitted),
             safe: StdMutex::new((true, true)),
             choice: StdMutex::new("now".to_owned()),
+            held: StdMutex::default(),
             starting: StdMutex::new(0),
         };
         Self { folder, peers: Arc::new(peers) }
     }
 
-    fn path(&self, file: &str) -> PathBuf {
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.folder.path().join(file)
     }
 
-    fn env(&self) -> GrubFiles {
+    pub(crate) fn env(&self) -> GrubFiles {
         GrubFiles::new(FileCopy::new(self.path("grubenv")), FileCopy::new(self.path("grubenv.copy")), pair())
     }
 
@@ -139,7 +150,7 @@ impl Bench {
     }
 
     /// The boot script and then the service: one start of the TCU.
-    async fn boot(&self) -> (SelfUpdateProxy<'static>, Connection, Connection) {
+    pub(crate) async fn boot(&self) -> (SelfUpdateProxy<'static>, Connection, Connection) {
         self.boot_with(Arc::new(SlotPaths(self.paths()))).await
     }
 
@@ -166,13 +177,16 @@ impl Bench {
             writer: Arc::default(),
         };
         let path = pitstop_dbus::object_path("SelfUpdate");
-        server.object_server().at(path, SelfUpdate(Arc::new(service))).await.unwrap();
+        let service = Arc::new(service);
+        service.let_go_of_ended().await;
+        server.object_server().at(path.clone(), SelfUpdate(Arc::clone(&service))).await.unwrap();
+        server.object_server().at(path, Workshop(service)).await.unwrap();
         let proxy = SelfUpdateProxy::builder(&client).destination("io.pitstop.Test").build().await.unwrap();
         (proxy, server, client)
     }
 }
 
-async fn stage(
+pub(crate) async fn stage(
     proxy: &SelfUpdateProxy<'_>,
     client: &Connection,
     expected: &str,
@@ -182,7 +196,7 @@ async fn stage(
     operation::wait(client, "SelfUpdate", &path, |_| {}).await
 }
 
-async fn slots(proxy: &SelfUpdateProxy<'_>) -> Vec<String> {
+pub(crate) async fn slots(proxy: &SelfUpdateProxy<'_>) -> Vec<String> {
     let line = |s: SlotStatus| {
         let mark = |set: bool, text: &'static str| if set { text } else { "" };
         format!("{} {} {}{}{}", s.name, s.state, s.version, mark(s.booted, " booted"), mark(s.primary, " primary"))

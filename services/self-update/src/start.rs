@@ -11,7 +11,7 @@ use pitstop_runtime::{Args, Context, Operations};
 use tokio::sync::Mutex;
 
 use crate::adapters::{BusPeers, SlotPaths};
-use crate::bus::SelfUpdate;
+use crate::bus::{SelfUpdate, Workshop};
 use crate::config::{self, Input, Loader, Settings};
 use crate::core::{Core, CoreHandle};
 use crate::service::Service;
@@ -49,7 +49,10 @@ async fn start(context: Context) -> anyhow::Result<()> {
         reboot_timeout: settings.reboot_timeout,
         writer: Arc::new(Mutex::new(())),
     });
-    bus.object_server().at(pitstop_dbus::object_path("SelfUpdate"), SelfUpdate(service)).await?;
+    let path = pitstop_dbus::object_path("SelfUpdate");
+    bus.object_server().at(path.clone(), SelfUpdate(Arc::clone(&service))).await?;
+    bus.object_server().at(path, Workshop(Arc::clone(&service))).await?;
+    tokio::spawn(async move { service.let_go_of_ended().await });
     context.ready(&bus, "SelfUpdate").await?;
     context.status(&format!("slot {booted} runs"));
     context.until_shutdown().await;
