@@ -4,6 +4,7 @@
 //! `image/disk.rs` (the folder becomes slots, a disk and bundles).
 
 mod disk;
+pub mod faulty;
 mod root;
 
 use std::fs;

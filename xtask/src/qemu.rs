@@ -1,9 +1,12 @@
 //! Boots the image in QEMU: firmware, GRUB, kernel and services as on the vehicle, with a TPM, a watchdog and CAN controllers.
 
+mod cuts;
+mod host;
 mod machine;
 mod monitor;
 mod scenario;
 mod shell;
+mod story;
 
 use std::time::{Duration, Instant};
 
@@ -14,14 +17,22 @@ use crate::shell::{Failure, Outcome, tenths};
 use machine::{Console, Machine, Options};
 
 const HELP: &str = "\
-usage: cargo xtask qemu [--smoke | --scenario happy [--no-build]] [--fresh] [--json]
+usage: cargo xtask qemu [--smoke | --scenario NAME [--no-build] [--cycles N] [--seed S]] [--fresh] [--json]
 
 Boots target/tcu/disk.img (made first if absent) on a copy that keeps its changes, with OVMF, GRUB, a TPM, a watchdog, two CAN
 controllers on one bus and a virtual CAN FD bus. The console is this terminal, logged in as root; Ctrl-A X ends it.
 
 --smoke   boots a fresh disk without a terminal, waits for all services, asks `pitstopctl status`, powers off; the exit status tells
---scenario happy
+--scenario NAME
           updates the whole vehicle: backend and simulated control units on this machine, the stack in the emulated TCU
+            happy       every control unit gets new software
+            no-boot, hang, unhealthy, no-data
+                        the TCU's new software does not start, hangs, lacks a service, or cannot read the data partition: the boot
+                        loader falls back, everything goes back to old; then a good update succeeds
+            power-cut   the power of the TCU is cut at random instants, again and again, until the update has ended
+--cycles N, --seed S
+          for power-cut: so many updates from the factory (1), each with a seed of its own (from 1); a second call goes on where
+          the first stopped, from target/tcu/power-cuts-S.jsonl
 --no-build
           takes the programs of this machine as they were built last
 --fresh   begins with the factory's disk and an empty TPM
@@ -32,6 +43,8 @@ The TCU's diagnostic server answers at 127.0.0.1:14400. Console log of --smoke: 
 
 /// How long a start may take. It takes 30 s on two cores without KVM; ten times that for a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
+/// How often a story is looked at.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long services may need to answer after the target was reached, and the machine to power off.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
@@ -51,7 +64,20 @@ pub fn run(args: &[String]) -> Outcome {
     }
     if let Some(at) = args.iter().position(|a| a == "--scenario") {
         let name = args.get(at + 1).map_or("", String::as_str);
-        return scenario::run(&paths, name, !flag("--no-build"), flag("--json"));
+        let number = |flag: &str| {
+            let at = args.iter().position(|a| a == flag);
+            at.map_or(Ok(1), |at| args.get(at + 1).and_then(|word| word.parse().ok()).ok_or(flag.to_owned()))
+                .map_err(|flag| Failure::new(format!("{flag} needs a number")))
+        };
+        let (cycles, seed) = (number("--cycles")?, number("--seed")?);
+        let order = scenario::Order {
+            name: name.to_owned(),
+            build: !flag("--no-build"),
+            json: flag("--json"),
+            cycles: u32::try_from(cycles).unwrap_or(u32::MAX),
+            seed,
+        };
+        return scenario::run(&paths, &order);
     }
     let dir = paths.dir.join("run");
     let mut machine = Machine::start(&paths, &Options { dir, fresh: flag("--fresh"), console: Console::Terminal })?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::process::{Program, Start, free_port, run};
@@ -219,22 +219,26 @@ impl Rest {
         Ok(value)
     }
 
-    /// Uploads and publishes both releases; answers the id of the new one.
+    /// Uploads and publishes both releases: what vehicles have from the factory, and the update. Answers the update's id.
     pub async fn publish(&self, before: &[PathBuf], after: &[PathBuf]) -> anyhow::Result<String> {
-        let mut ids = Vec::new();
-        for files in [before, after] {
-            let mut bundles = Vec::new();
-            for file in files {
-                bundles.push(self.upload(file).await?["id"].clone());
-            }
-            ids.push(bundles);
-        }
-        let [before, after] = ids.as_slice() else { bail!("two releases are made") };
-        let initial = json!({ "name": "from the factory", "kind": "initial", "bundles": before });
-        let update = json!({
-            "name": "Winter 2026",
+        self.publish_initial(before).await?;
+        self.publish_update("Winter 2026", after).await
+    }
+
+    /// What vehicles have from the factory.
+    pub async fn publish_initial(&self, bundles: &[PathBuf]) -> anyhow::Result<()> {
+        let bundles = self.upload_all(bundles).await?;
+        let release = json!({ "name": "from the factory", "kind": "initial", "bundles": bundles });
+        self.publish_release(&release).await.map(drop)
+    }
+
+    /// An update with all that the driver is told; answers the release's id.
+    pub async fn publish_update(&self, name: &str, bundles: &[PathBuf]) -> anyhow::Result<String> {
+        let bundles = self.upload_all(bundles).await?;
+        let release = json!({
+            "name": name,
             "kind": "update",
-            "bundles": after,
+            "bundles": bundles,
             "facts": {
                 "purpose": "Safety: shorter braking distance on wet roads. Recommended for every vehicle.",
                 "changes": "Brake assistant 3.1, tyre pressure warning earlier, body control and gateway corrections, new telematics system.",
@@ -243,12 +247,22 @@ impl Rest {
                 "instructions": "Park the vehicle, set the parking brake, leave the ignition off. Do not disconnect the battery."
             }
         });
-        let mut id = String::new();
-        for release in [initial, update] {
-            let made = self.post("/api/v1/releases", &release).await?;
-            id = made["id"].as_str().context("the release has no id")?.to_owned();
-            self.post(&format!("/api/v1/releases/{id}/publish"), &json!({})).await?;
+        self.publish_release(&release).await
+    }
+
+    /// The ids of bundles; one that was uploaded before keeps its own.
+    async fn upload_all(&self, files: &[PathBuf]) -> anyhow::Result<Vec<Value>> {
+        let mut ids = Vec::new();
+        for file in files {
+            ids.push(self.upload(file).await?["id"].clone());
         }
+        Ok(ids)
+    }
+
+    async fn publish_release(&self, release: &Value) -> anyhow::Result<String> {
+        let made = self.post("/api/v1/releases", release).await?;
+        let id = made["id"].as_str().context("the release has no id")?.to_owned();
+        self.post(&format!("/api/v1/releases/{id}/publish"), &json!({})).await?;
         Ok(id)
     }
 

@@ -2,7 +2,8 @@
 //! their buses, and the ways by which the guest reaches them.
 //!
 //! `cargo xtask qemu --scenario` starts it and talks to it: it prints one JSON line when all is ready, then answers each word on
-//! standard input with one JSON line: `campaign` starts the campaign, `state` tells what the backend says of the vehicle.
+//! standard input with one JSON line: `campaign BUNDLE` publishes the control units' new software with this bundle of the TCU's and
+//! starts a campaign with it, `state` tells what the backend says of the vehicle.
 //! It ends with its standard input.
 
 #![allow(clippy::indexing_slicing, reason = "JSON answers: a key that is absent reads as null")]
@@ -36,9 +37,6 @@ struct Arguments {
     /// The TCU's bundle of the software that it runs.
     #[arg(long)]
     tcu_before: PathBuf,
-    /// The TCU's bundle of the new software.
-    #[arg(long)]
-    tcu_after: PathBuf,
     /// Port for the far end of the CAN buses.
     #[arg(long)]
     can_port: u16,
@@ -56,7 +54,8 @@ struct Arguments {
 struct Host {
     backend: Backend,
     simulator: Simulator,
-    release: String,
+    /// The control units' new software.
+    after: Vec<PathBuf>,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -83,9 +82,8 @@ impl Host {
         let (dir, logs) = (&arguments.dir, arguments.dir.join("log"));
         std::fs::create_dir_all(&logs)?;
         let bundles = dir.join("firmware");
-        let (mut before, mut after) = firmware::ecu_bundles(&bundles, &programs.bundle_tool, &arguments.keys)?;
+        let (mut before, after) = firmware::ecu_bundles(&bundles, &programs.bundle_tool, &arguments.keys)?;
         before.push(arguments.tcu_before.clone());
-        after.push(arguments.tcu_after.clone());
         let hub = dir.join("hub.sock");
         let (speed, seed) = (arguments.bus_speed, arguments.seed);
         let vehicle = vehicle(dir, &programs.vehicle)?;
@@ -93,21 +91,27 @@ impl Host {
             Simulator::start(&dir.join("ecus"), &hub, &programs.ecu_sim, &vehicle, speed, seed, &logs).await?;
         reach(arguments, &simulator).await?;
         let backend = Backend::open(&arguments.backend, &programs.backend, Hosting::Process, &logs).await?;
-        let release = backend.rest().publish(&before, &after).await.context("publishing the releases")?;
-        Ok(Self { backend, simulator, release })
+        backend.rest().publish_initial(&before).await.context("publishing what vehicles have")?;
+        Ok(Self { backend, simulator, after })
     }
 
     async fn answer(&self, word: &str) -> anyhow::Result<Value> {
         let rest = self.backend.rest();
-        match word {
-            "campaign" => Ok(json!({ "campaign": rest.campaign(&self.release, &[VIN]).await? })),
-            "state" => {
+        match word.split_once(' ').unwrap_or((word, "")) {
+            ("campaign", bundle) => {
+                let mut bundles = self.after.clone();
+                bundles.push(PathBuf::from(bundle));
+                let name = Path::new(bundle).file_stem().unwrap_or_default().to_string_lossy();
+                let release = rest.publish_update(&name, &bundles).await?;
+                Ok(json!({ "campaign": rest.campaign(&release, &[VIN]).await? }))
+            }
+            ("state", _) => {
                 let vehicle = rest.get(&format!("/api/v1/vehicles/{VIN}")).await?;
                 let newest = vehicle["assignments"].as_array().and_then(|all| all.last()).cloned();
                 Ok(newest.unwrap_or(Value::Null))
             }
-            "digests" => self.simulator.control(&json!({ "command": "digests" })).await,
-            other => bail!("there is no word {other:?}"),
+            ("digests", _) => self.simulator.control(&json!({ "command": "digests" })).await,
+            (other, _) => bail!("there is no word {other:?}"),
         }
     }
 }

@@ -199,13 +199,17 @@ pub fn bundles(paths: &Paths) -> Outcome {
 }
 
 fn bundle(paths: &Paths, version: Version) -> Command {
-    let out = paths.bundle(version);
-    let _ = fs::remove_file(&out);
+    bundle_of(paths, &paths.slot(version), version, &paths.bundle(version))
+}
+
+/// The command that makes a bundle of a slot's image.
+pub fn bundle_of(paths: &Paths, image: &Path, version: Version, out: &Path) -> Command {
+    let _ = fs::remove_file(out);
     let mut build = Command::new(target_dir().join("debug/pitstop-bundle"));
     build
         .args(["build", "--hardware", "tcu-a1", "--software-version", version.name])
         .args(["--release-counter", &version.counter.to_string(), "--rootfs"])
-        .arg(paths.slot(version))
+        .arg(image)
         .arg("--cert")
         .arg(paths.keys().join("signer.cert.pem"))
         .arg("--key")

@@ -260,11 +260,10 @@ fn fixtures(tree: &Path) -> Outcome {
 
 /// Says in the slot what it holds.
 pub fn set_version(tree: &Path, version: Version) -> Outcome {
-    write(
-        &tree.join("etc/pitstop-release"),
-        format!(
-            "SOFTWARE_NUMBER=PS-TCU-0005\nVERSION={}\nCOUNTER={}\nHARDWARE=tcu-a1\n",
-            version.name, version.counter
-        ),
-    )
+    write(&tree.join("etc/pitstop-release"), release(version))
+}
+
+/// What `self-update` reads out of a slot.
+pub fn release(version: Version) -> String {
+    format!("SOFTWARE_NUMBER=PS-TCU-0005\nVERSION={}\nCOUNTER={}\nHARDWARE=tcu-a1\n", version.name, version.counter)
 }

@@ -1,0 +1,91 @@
+//! When the emulated TCU loses its power: instants from a seed, over the whole of an update.
+
+use std::time::{Duration, Instant};
+
+/// An update takes about three minutes; the first cut falls anywhere into it.
+const FIRST: Duration = Duration::from_secs(210);
+/// Later ones after the power came back: some into the start, some into the work.
+const LATER: Duration = Duration::from_secs(120);
+/// After so many the update may end.
+const MOST: u32 = 4;
+
+/// The cuts of one update.
+#[derive(Debug)]
+pub struct Cuts {
+    random: u64,
+    left: u32,
+    next: Option<Instant>,
+    /// How many there were.
+    pub count: u32,
+}
+
+impl Cuts {
+    pub fn new(seed: u64) -> Self {
+        let mut cuts = Self { random: seed, left: 0, next: None, count: 0 };
+        cuts.left = 1 + (cuts.number() % u64::from(MOST)) as u32;
+        cuts
+    }
+
+    /// The update begins.
+    pub fn begin(&mut self) {
+        self.plan(FIRST);
+    }
+
+    /// When the next is due; `None`: never again.
+    pub fn due(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// One was made, and the power is back.
+    pub fn made(&mut self) {
+        self.count += 1;
+        self.plan(LATER);
+    }
+
+    /// No more of them.
+    pub fn end(&mut self) {
+        (self.left, self.next) = (0, None);
+    }
+
+    fn plan(&mut self, within: Duration) {
+        self.next = None;
+        if self.left > 0 {
+            self.left -= 1;
+            let millis = self.number() % (within.as_millis() as u64);
+            self.next = Some(Instant::now() + Duration::from_millis(millis));
+        }
+    }
+
+    /// SplitMix64: the same instants for the same seed, and no dependency for it.
+    fn number(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cuts_come_to_an_end_and_a_seed_gives_the_same_ones() {
+        let mut counts = std::collections::BTreeSet::new();
+        for seed in 0..50 {
+            let (mut one, mut other) = (Cuts::new(seed), Cuts::new(seed));
+            one.begin();
+            other.begin();
+            while let Some(due) = one.due() {
+                assert!(due <= Instant::now() + FIRST);
+                assert!(other.due().is_some());
+                one.made();
+                other.made();
+            }
+            assert!(other.due().is_none() && (1..=MOST).contains(&one.count));
+            counts.insert(one.count);
+        }
+        assert_eq!(counts.len(), MOST as usize);
+    }
+}

@@ -1,0 +1,238 @@
+//! One emulated TCU through its updates, driven as a person would drive it, by `pitstopctl`.
+
+#![expect(clippy::indexing_slicing, reason = "JSON answers: a key that is absent reads as null")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::cuts::Cuts;
+use super::machine::{Console, Machine, Options};
+use super::shell::Shell;
+use super::{ANSWER_LIMIT, BOOT_LIMIT, LOOK};
+use crate::image::Paths;
+use crate::shell::{Failure, Outcome};
+
+/// Longest one update may take, cuts and fall-backs included.
+const STORY_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// How long the vehicle is given to hear of the campaign, before it is told to check.
+const HINT_PATIENCE: Duration = Duration::from_secs(45);
+/// How long a machine that seems hung is left to its watchdog (30 s), GRUB and the next start.
+const SILENCE: Duration = Duration::from_secs(20);
+
+pub struct Story {
+    machine: Machine,
+    shell: Shell,
+    phase: String,
+    started: Instant,
+    cuts: Option<Cuts>,
+    /// Restarts that the TCU made by itself.
+    pub restarts: u32,
+    journal: PathBuf,
+}
+
+impl Story {
+    /// Starts a TCU as it leaves the factory.
+    pub fn begin(paths: &Paths, cuts: Option<Cuts>) -> Result<Self, Failure> {
+        let started = Instant::now();
+        let dir = paths.dir.join("scenario");
+        let journal = dir.join("journal.txt");
+        let machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log })?;
+        eprintln!("==> starting (console: {})", machine.console_log().display());
+        let shell = machine.up(BOOT_LIMIT)?;
+        let mut story = Self { machine, shell, phase: String::new(), started, cuts, restarts: 0, journal };
+        let slot = story.slot();
+        story.say(&format!("slot {slot}"));
+        Ok(story)
+    }
+
+    pub fn say(&self, text: &str) {
+        eprintln!("    {:>4} s  {text}", self.started.elapsed().as_secs());
+    }
+
+    /// Cuts made so far.
+    pub fn cuts(&self) -> u32 {
+        self.cuts.as_ref().map_or(0, |cuts| cuts.count)
+    }
+
+    /// Leaves the token as the factory does, and starts what the first boot would start by itself.
+    pub fn provision(&mut self, token: &str) -> Outcome {
+        self.must(&format!("printf %s '{token}' > /data/config/claim-token && systemctl start tcu-provision.service"))?;
+        self.say("provisioned with keys in the TPM");
+        self.must("pitstopctl --json check").map(drop)
+    }
+
+    /// A command that must succeed.
+    fn must(&mut self, command: &str) -> Result<String, Failure> {
+        let answer = self.shell.run(command, ANSWER_LIMIT)?;
+        if answer.code == 0 {
+            return Ok(answer.text);
+        }
+        Err(Failure::new(format!("{command}: status {}\n{}", answer.code, answer.text)))
+    }
+
+    fn json(&mut self, command: &str) -> Result<Value, Failure> {
+        let text = self.must(command)?;
+        serde_json::from_str(text.trim()).map_err(|e| Failure::new(format!("{command}: {e}\n{text}")))
+    }
+
+    /// The slot that runs, as the boot loader named it.
+    pub fn slot(&mut self) -> String {
+        let line = self.must("cat /proc/cmdline").unwrap_or_default();
+        line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).unwrap_or_default().to_owned()
+    }
+
+    /// The version in the running slot's own file system.
+    pub fn release(&mut self) -> Result<String, Failure> {
+        Ok(self.must("sed -n 's/^VERSION=//p' /etc/pitstop-release")?.trim().to_owned())
+    }
+
+    /// Identifier and version of each control unit, read from it.
+    pub fn ecus(&mut self) -> Result<Value, Failure> {
+        let mut said = String::new();
+        // After a restart the buses and the control units need a moment.
+        for _ in 0..10 {
+            let listed = self.json("pitstopctl --json ecus")?;
+            let read = |ecu: &Value| (ecu["ecu"].as_str().unwrap_or_default().to_owned(), ecu["version"].clone());
+            let all: serde_json::Map<String, Value> = listed.as_array().into_iter().flatten().map(read).collect();
+            if !all.is_empty() && all.values().all(|version| version.as_str().is_some_and(|text| !text.is_empty())) {
+                return Ok(Value::Object(all));
+            }
+            said = listed.to_string();
+            std::thread::sleep(LOOK);
+        }
+        Err(Failure::new(format!("not every control unit tells its version: {said}")))
+    }
+
+    /// From now on candump writes down what passes on the kernel's CAN interfaces, until the next start.
+    pub fn record_frames(&mut self) -> Outcome {
+        self.must("rm -f /data/frames.log; (setsid candump -L can0 vcan1 > /data/frames.log 2>/dev/null &)").map(drop)
+    }
+
+    /// Frames that candump saw, by interface.
+    pub fn frames(&mut self) -> Result<Value, Failure> {
+        let mut count = |interface: &str, id: &str| {
+            // Diagnostic requests only: what the vehicle broadcasts says nothing of the update.
+            let counted = self.must(&format!("grep -c ' {interface} {id}#' /data/frames.log || true"))?;
+            Ok::<u64, Failure>(counted.trim().parse().unwrap_or_default())
+        };
+        Ok(json!({ "can0": count("can0", "7E0")?, "vcan1": count("vcan1", "7E1")? }))
+    }
+
+    /// Transitions in the journal since the last start, each with its fields.
+    pub fn transitions(&mut self) -> Result<u64, Failure> {
+        let counted = self.must("journalctl -b -u pitstop-manager -o json --no-pager | grep -c '\"PHASE\"' || true")?;
+        Ok(counted.trim().parse().unwrap_or_default())
+    }
+
+    /// Answers the prompt and watches until the vehicle says that the update has ended; answers the history's entry.
+    pub fn until_ended(&mut self) -> Result<Value, Failure> {
+        let known = self.json("pitstopctl --json history")?.as_array().map_or(0, Vec::len);
+        let deadline = Instant::now() + STORY_LIMIT;
+        let hint = Instant::now() + HINT_PATIENCE;
+        let mut told_to_check = false;
+        if let Some(cuts) = &mut self.cuts {
+            cuts.begin();
+        }
+        while Instant::now() < deadline {
+            self.watch_power()?;
+            if let Ok(status) = self.json("pitstopctl --json status") {
+                self.look(&status);
+            }
+            if self.phase == "idle" && !told_to_check && Instant::now() > hint {
+                self.say("no hint heard; telling the vehicle to check");
+                told_to_check = self.must("pitstopctl --json check").is_ok();
+            }
+            let history = self.json("pitstopctl --json history").unwrap_or(Value::Null);
+            if history.as_array().is_some_and(|entries| entries.len() > known) {
+                self.say(&format!("the update ended: {}", history[0]["end"].as_str().unwrap_or_default()));
+                // What is left of the cuts is for another update.
+                if let Some(cuts) = &mut self.cuts {
+                    cuts.end();
+                }
+                return Ok(history[0].clone());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Err(Failure::new(format!("the update did not end; phase {:?}", self.phase)))
+    }
+
+    /// Follows restarts, and cuts the power when its time has come.
+    fn watch_power(&mut self) -> Outcome {
+        loop {
+            if self.machine.restarted()? {
+                self.restarts += 1;
+                self.say("the TCU restarts");
+            } else if self.cut_is_due() {
+                self.cut()?;
+            } else if self.shell.run("true", SILENCE).is_ok() {
+                return Ok(());
+            }
+            self.rise()?;
+        }
+    }
+
+    fn cut_is_due(&self) -> bool {
+        self.cuts.as_ref().and_then(Cuts::due).is_some_and(|due| Instant::now() >= due)
+    }
+
+    fn cut(&mut self) -> Outcome {
+        self.say(&format!("the power is cut (phase {:?})", self.phase));
+        self.machine.power_on()?;
+        if let Some(cuts) = &mut self.cuts {
+            cuts.made();
+        }
+        Ok(())
+    }
+
+    /// Waits for the services, unless the power is to go before, or the machine restarts meanwhile.
+    fn rise(&mut self) -> Outcome {
+        let deadline = Instant::now() + BOOT_LIMIT;
+        while Instant::now() < deadline {
+            let left = self.cuts.as_ref().and_then(Cuts::due).map(|due| due.saturating_duration_since(Instant::now()));
+            if let Ok(shell) = self.machine.up(left.unwrap_or(LOOK * 5).min(LOOK * 5)) {
+                self.shell = shell;
+                let slot = self.slot();
+                self.say(&format!("slot {slot}"));
+                return Ok(());
+            }
+            if self.machine.restarted()? {
+                self.restarts += 1;
+                self.say("the TCU restarts again");
+            } else if self.cut_is_due() {
+                self.cut()?;
+            }
+        }
+        Err(Failure::new(format!("the TCU does not come up; see {}", self.machine.console_log().display())))
+    }
+
+    fn look(&mut self, status: &Value) {
+        let phase = status["phase"].as_str().unwrap_or_default().to_owned();
+        if phase != self.phase {
+            self.say(&format!("{phase} {}", status["blocked"]));
+            self.phase = phase;
+        }
+        if status["open_prompts"].as_u64().unwrap_or_default() > 0
+            && self.shell.run("pitstopctl approve", ANSWER_LIMIT).is_ok_and(|a| a.code == 0)
+        {
+            self.say("answered: now");
+        }
+    }
+
+    /// Puts the journal beside the disk, for who looks for the reason.
+    pub fn keep_journal(&mut self) {
+        let told = self.shell.run("journalctl -b --no-pager -n 400 -o short-precise", ANSWER_LIMIT);
+        let text = told.map_or_else(|failure| failure.text, |answer| answer.text);
+        match fs::write(&self.journal, text) {
+            Ok(()) => eprintln!("    the TCU's journal: {}", self.journal.display()),
+            Err(error) => eprintln!("    {}: {error}", self.journal.display()),
+        }
+    }
+
+    pub fn finish(mut self) -> Outcome {
+        self.shell.send("systemctl poweroff")?;
+        self.machine.wait_for_end(ANSWER_LIMIT)
+    }
+}
