@@ -21,9 +21,10 @@ usage: cargo xtask COMMAND [options]
   setup [--check]      install what the other commands need (as root), or name the one command that does
   demo [options]       the main job on this machine: one campaign updates a whole simulated vehicle
                        (`cargo xtask demo --help` lists its options and scenarios)
-  test [FILTER]        all tests
+  test [FILTER]        all tests; --qemu [--long]: those of the emulated machine instead
   lint                 formatting, clippy, licences and bans, XML
-  bench [NAME]         measurements: status (answers while an installation runs), rates (CAN, CAN FD, DoIP)
+  bench [NAME]         measurements: status (answers while an installation runs), rates (CAN, CAN FD, DoIP),
+                       footprint (memory, processor, flash of the emulated machine)
   container [--tag T]  an OCI image of the backend, made by buildah
   image [options]      a bootable disk of the TCU from Debian packages, and the update bundle of the same software
   qemu [options]       boots that disk with a TPM, a watchdog and CAN controllers; --smoke judges the start
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(rest),
         "test" => test::run(rest),
         "lint" => lint::run(rest),
+        "bench" if rest.iter().any(|word| word == "footprint") => qemu::footprint::run(rest),
         "bench" => demo::bench(rest),
         "container" => container::run(rest),
         "image" => image::run(rest),

@@ -1,7 +1,10 @@
 //! Boots the image in QEMU: firmware, GRUB, kernel and services as on the vehicle, with a TPM, a watchdog and CAN controllers.
 
 mod cuts;
+pub mod footprint;
 mod host;
+mod inside;
+pub mod long;
 mod machine;
 mod monitor;
 mod scenario;
@@ -80,7 +83,10 @@ pub fn run(args: &[String]) -> Outcome {
         return scenario::run(&paths, &order);
     }
     let dir = paths.dir.join("run");
-    let mut machine = Machine::start(&paths, &Options { dir, fresh: flag("--fresh"), console: Console::Terminal })?;
+    let mut machine = Machine::start(
+        &paths,
+        &Options { dir, fresh: flag("--fresh"), console: Console::Terminal, second_disk: None },
+    )?;
     machine.wait()
 }
 
@@ -88,7 +94,7 @@ pub fn run(args: &[String]) -> Outcome {
 fn smoke(paths: &Paths, as_json: bool) -> Outcome {
     let started = Instant::now();
     let dir = paths.dir.join("smoke");
-    let mut machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log })?;
+    let mut machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log, second_disk: None })?;
     eprintln!("==> starting (console: {})", machine.console_log().display());
     let mut shell = machine.up(BOOT_LIMIT)?;
     let booted = started.elapsed();

@@ -8,9 +8,12 @@ use crate::{demo, setup};
 pub fn run(args: &[String]) -> Outcome {
     if args.iter().any(|a| a == "--help" || a == "-h") {
         println!(
-            "usage: cargo xtask test [FILTER]\n\nThe workspace's tests (cargo-nextest where it is installed), then the tests against Python peers."
+            "usage: cargo xtask test [FILTER] | --qemu [--long]\n\nThe workspace's tests (cargo-nextest where it is installed), then the tests against Python peers.\n\n--qemu         instead: the TCU as an emulated machine (some minutes for each story; needs root for the image): an update of\n               the whole vehicle, one whose new software lacks a service, two with power cuts, checks from inside\n--qemu --long  twenty updates with power cuts, and software that fails in every way; goes on where an earlier run stopped"
         );
         return Ok(());
+    }
+    if args.iter().any(|a| a == "--qemu") {
+        return crate::qemu::long::run(args.iter().any(|a| a == "--long"));
     }
     setup::ensure()?;
     let python = setup::peers()?;

@@ -31,6 +31,8 @@ pub struct Options {
     /// Whether to begin as from the factory.
     pub fresh: bool,
     pub console: Console,
+    /// A file that the guest has as another disk, read-only.
+    pub second_disk: Option<PathBuf>,
 }
 
 /// A running machine. Dropping it takes its power away.
@@ -38,6 +40,7 @@ pub struct Options {
 pub struct Machine {
     dir: PathBuf,
     console: Console,
+    second_disk: Option<PathBuf>,
     sockets: PathBuf,
     qemu: Child,
     tpm: Child,
@@ -60,8 +63,9 @@ impl Machine {
                 output(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(from).arg(&to))?;
             }
         }
-        let (tpm, qemu, end) = power_on(&dir, &sockets, options.console)?;
-        Ok(Self { dir, console: options.console, sockets, qemu, tpm, end })
+        let second_disk = options.second_disk.clone();
+        let (tpm, qemu, end) = power_on(&dir, &sockets, options.console, second_disk.as_deref())?;
+        Ok(Self { dir, console: options.console, second_disk, sockets, qemu, tpm, end })
     }
 
     /// Takes the power away, as a cut would: disk and TPM keep what they had.
@@ -75,7 +79,8 @@ impl Machine {
     /// Gives the power back. Everything begins anew but disk, firmware variables and TPM.
     pub fn power_on(&mut self) -> Outcome {
         self.cut();
-        (self.tpm, self.qemu, self.end) = power_on(&self.dir, &self.sockets, self.console)?;
+        (self.tpm, self.qemu, self.end) =
+            power_on(&self.dir, &self.sockets, self.console, self.second_disk.as_deref())?;
         Ok(())
     }
 
@@ -160,15 +165,23 @@ pub fn dependent(program: &str) -> Command {
     command
 }
 
-fn power_on(dir: &Path, sockets: &Path, console: Console) -> Result<(Child, Child, Monitor), Failure> {
+fn power_on(
+    dir: &Path,
+    sockets: &Path,
+    console: Console,
+    second_disk: Option<&Path>,
+) -> Result<(Child, Child, Monitor), Failure> {
     // Those of the last time would be taken for the new ones.
     for old in ["tpm.sock", "shell.sock", "monitor.sock"] {
         let _ = fs::remove_file(sockets.join(old));
     }
     let tpm = start_tpm(dir, sockets)?;
-    let qemu = emulator(dir, sockets, console)
-        .spawn()
-        .map_err(|e| Failure::new(format!("cannot start qemu-system-x86_64: {e}")))?;
+    let mut qemu = emulator(dir, sockets, console);
+    if let Some(file) = second_disk {
+        qemu.args(["-drive", &format!("if=none,id=more,format=raw,readonly=on,file={}", file.display())]);
+        qemu.args(["-device", "virtio-blk-pci,drive=more"]);
+    }
+    let qemu = qemu.spawn().map_err(|e| Failure::new(format!("cannot start qemu-system-x86_64: {e}")))?;
     let end = Monitor::watch(&sockets.join("monitor.sock"))?;
     Ok((tpm, qemu, end))
 }

@@ -63,7 +63,7 @@ fn good(paths: &Paths) -> Part {
     Part { bundle: paths.bundle(AFTER), ends: &["all-new"] }
 }
 
-fn build() -> Outcome {
+pub fn build() -> Outcome {
     let packages =
         ["pitstop-qemu-host", "pitstop-backend", "pitstop-ecu-sim", "pitstop-bundle-tool", "pitstopd", "pitstopctl"];
     step(

@@ -1,0 +1,165 @@
+//! What the stack costs on a machine: memory, processor, wake-ups, flash, time to be ready; and RAUC and SWUpdate beside it,
+//! measured the same way on the same machine.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::machine::{Console, Machine, Options};
+use super::shell::Shell;
+use super::{ANSWER_LIMIT, BOOT_LIMIT};
+use crate::image::{self, Paths, SERVICES};
+use crate::shell::{Failure, Outcome};
+
+/// After the start everything settles before it is looked at.
+const SETTLE: Duration = Duration::from_secs(60);
+/// How long idle services are watched.
+const WINDOW_SECS: u64 = 60;
+/// What may be used, from the project's own targets: MiB of memory, percent of a core, MiB of flash.
+const MOST: (f64, f64, f64) = (32.0, 0.5, 32.0);
+
+/// Files of ours in the image, and those of the two others.
+const OURS: &str = "/usr/libexec/pitstop/pitstopd /usr/bin/pitstopctl /usr/lib/pitstop /usr/lib/systemd/system/pitstop-* /usr/lib/systemd/system/tcu-* /usr/share/dbus-1/system.d/io.pitstop.*";
+const RAUC: &str = "/usr/bin/rauc /usr/share/dbus-1/system.d/de.pengutronix.rauc.conf";
+const SWUPDATE: &str = "/usr/bin/swupdate /usr/lib/x86_64-linux-gnu/libswupdate.so*";
+
+pub fn run(args: &[String]) -> Outcome {
+    image::ensure()?;
+    let paths = Paths::new();
+    if !paths.disk().is_file() {
+        image::run(&[])?;
+    }
+    let dir = paths.dir.join("footprint");
+    let machine = Machine::start(&paths, &Options { dir, fresh: true, console: Console::Log, second_disk: None })?;
+    let mut guest = Guest(machine.up(BOOT_LIMIT)?);
+    eprintln!("    up; waiting {} s for it to settle, then {WINDOW_SECS} s of looking", SETTLE.as_secs());
+    let report = guest.report()?;
+    drop(machine);
+    if args.iter().any(|a| a == "--json") {
+        println!("{report}");
+    } else {
+        println!("{report:#}");
+    }
+    let number = |pointer: &str| report.pointer(pointer).and_then(Value::as_f64).unwrap_or(f64::MAX);
+    let found = (number("/pitstop/pss_mib"), number("/pitstop/cpu_percent"), number("/pitstop/installed_mib"));
+    if found.0 <= MOST.0 && found.1 <= MOST.1 && found.2 <= MOST.2 {
+        return Ok(());
+    }
+    Err(Failure::new(format!("more than is allowed: {found:?} MiB, %, MiB; the most is {MOST:?}")))
+}
+
+struct Guest(Shell);
+
+/// One process at one instant.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sample {
+    pss_kib: f64,
+    cpu_ticks: f64,
+    switches: f64,
+}
+
+impl Guest {
+    fn text(&mut self, command: &str) -> Result<String, Failure> {
+        let answer = self.0.run(command, ANSWER_LIMIT)?;
+        if answer.code == 0 {
+            return Ok(answer.text);
+        }
+        Err(Failure::new(format!("{command}: status {}\n{}", answer.code, answer.text)))
+    }
+
+    fn number(&mut self, command: &str) -> Result<f64, Failure> {
+        let text = self.text(command)?;
+        text.trim().parse().map_err(|_| Failure::new(format!("{command}: {text:?} is no number")))
+    }
+
+    fn report(&mut self) -> Result<Value, Failure> {
+        // RAUC's service is started by the bus on demand; here it runs all the time, as it does beside an update's client.
+        let _ = self.0.run("busctl call de.pengutronix.rauc / org.freedesktop.DBus.Peer Ping", ANSWER_LIMIT)?;
+        std::thread::sleep(SETTLE);
+        let mut units: Vec<String> = SERVICES.iter().map(|service| format!("pitstop-{service}")).collect();
+        units.extend(["rauc", "swupdate"].map(str::to_owned));
+        let mut before = Vec::new();
+        for unit in &units {
+            before.push(self.sample(unit)?);
+        }
+        std::thread::sleep(Duration::from_secs(WINDOW_SECS));
+        let (mut services, mut others) = (Map::new(), Map::new());
+        let mut total = Sample::default();
+        let tick = self.number("getconf CLK_TCK")?;
+        for (unit, before) in units.iter().zip(before) {
+            let Some((before, after)) = before.zip(self.sample(unit)?) else { continue };
+            let cpu = (after.cpu_ticks - before.cpu_ticks) / tick / WINDOW_SECS as f64 * 100.0;
+            let wake_ups = (after.switches - before.switches) / WINDOW_SECS as f64;
+            let told = json!({
+                "pss_mib": tenths(after.pss_kib / 1024.0),
+                "cpu_percent": hundredths(cpu),
+                "wake_ups_per_s": hundredths(wake_ups),
+            });
+            match unit.strip_prefix("pitstop-") {
+                Some(name) => {
+                    total.pss_kib += after.pss_kib;
+                    total.cpu_ticks += cpu;
+                    total.switches += wake_ups;
+                    services.insert(name.to_owned(), told);
+                }
+                None => drop(others.insert(unit.clone(), told)),
+            }
+        }
+        for (unit, files) in [("rauc", RAUC), ("swupdate", SWUPDATE)] {
+            let size = self.installed(files)?;
+            if let Some(Value::Object(other)) = others.get_mut(unit) {
+                other.insert("installed_mib".to_owned(), size.into());
+            }
+        }
+        Ok(json!({
+            "pitstop": {
+                "pss_mib": tenths(total.pss_kib / 1024.0),
+                "cpu_percent": hundredths(total.cpu_ticks),
+                "wake_ups_per_s": hundredths(total.switches),
+                "installed_mib": self.installed(OURS)?,
+                "ready_secs_after_bus": self.ready()?,
+                "services": services,
+            },
+            "others": others,
+        }))
+    }
+
+    /// `None` if the unit does not run.
+    fn sample(&mut self, unit: &str) -> Result<Option<Sample>, Failure> {
+        let id = self.number(&format!("systemctl show --property=MainPID --value {unit}.service"))?;
+        if id < 1.0 {
+            return Ok(None);
+        }
+        let pss_kib = self.number(&format!("awk '/^Pss:/ {{ print $2 }}' /proc/{id}/smaps_rollup"))?;
+        // Behind the name, which may hold spaces: user and system time are the 12th and 13th.
+        let cpu_ticks = self.number(&format!("sed 's/.*) //' /proc/{id}/stat | awk '{{ print $12 + $13 }}'"))?;
+        let switches = self.number(&format!(
+            "cat /proc/{id}/task/*/status | awk '/^voluntary_ctxt_switches/ {{ n += $2 }} END {{ print n }}'"
+        ))?;
+        Ok(Some(Sample { pss_kib, cpu_ticks, switches }))
+    }
+
+    fn installed(&mut self, files: &str) -> Result<f64, Failure> {
+        let bytes = self.number(&format!("du -scb {files} 2>/dev/null | tail -1 | cut -f1"))?;
+        Ok(tenths(bytes / 1024.0 / 1024.0))
+    }
+
+    /// From the bus to the last of our services, in seconds.
+    fn ready(&mut self) -> Result<f64, Failure> {
+        let at = |unit: &str| format!("systemctl show --property=ActiveEnterTimestampMonotonic --value {unit}");
+        let bus = self.number(&at("dbus.service"))?;
+        let mut last = bus;
+        for service in SERVICES {
+            last = last.max(self.number(&at(&format!("pitstop-{service}.service")))?);
+        }
+        Ok(tenths((last - bus) / 1e6))
+    }
+}
+
+fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+fn hundredths(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}

@@ -1,0 +1,111 @@
+//! What only the real machine shows: systemd's judgement of the units, the kernel's CAN and ISO-TP, who may call what on the real
+//! bus, and Debian's RAUC and GRUB tools on our slots and boot environment.
+
+use std::time::Duration;
+
+use super::machine::{Console, Machine, Options};
+use super::shell::Shell;
+use super::{ANSWER_LIMIT, BOOT_LIMIT};
+use crate::image::{AFTER, Paths, SERVICES};
+use crate::shell::{Failure, Outcome};
+
+/// Highest exposure level by `systemd-analyze security`; the validator's is lower.
+const EXPOSURE: f64 = 2.0;
+const VALIDATOR_EXPOSURE: f64 = 1.0;
+/// RAUC writes 175 MiB through a device-mapper target, emulated.
+const RAUC_LIMIT: Duration = Duration::from_secs(300);
+
+/// Runs all of it on one machine from the factory; the first that fails ends it.
+pub fn run(paths: &Paths) -> Outcome {
+    let dir = paths.dir.join("inside");
+    let bundle = paths.bundle(AFTER);
+    let bundle_bytes =
+        std::fs::metadata(&bundle).map_err(|e| Failure::new(format!("{}: {e}", bundle.display())))?.len();
+    let options = Options { dir, fresh: true, console: Console::Log, second_disk: Some(bundle) };
+    let machine = Machine::start(paths, &options)?;
+    let mut guest = Guest { shell: machine.up(BOOT_LIMIT)?, bundle_bytes };
+    let checks: [(&str, Check); 4] = [
+        ("exposure of the units", Guest::exposure),
+        ("a bus-off is left again", Guest::bus_off),
+        ("GRUB's tools and our environment", Guest::grub_tools),
+        ("Debian's RAUC installs our bundle", Guest::rauc),
+    ];
+    for (name, check) in checks {
+        eprintln!("    {name}");
+        check(&mut guest).map_err(|failure| Failure::new(format!("{name}: {}", failure.text)))?;
+    }
+    Ok(())
+}
+
+type Check = fn(&mut Guest) -> Outcome;
+
+struct Guest {
+    shell: Shell,
+    /// Length of the bundle at the beginning of the second disk.
+    bundle_bytes: u64,
+}
+
+impl Guest {
+    fn text(&mut self, command: &str) -> Result<String, Failure> {
+        self.within(command, ANSWER_LIMIT)
+    }
+
+    fn within(&mut self, command: &str, limit: Duration) -> Result<String, Failure> {
+        let answer = self.shell.run(command, limit)?;
+        if answer.code == 0 {
+            return Ok(answer.text);
+        }
+        Err(Failure::new(format!("{command}: status {}\n{}", answer.code, answer.text)))
+    }
+
+    fn expect(&mut self, command: &str, wanted: &str) -> Outcome {
+        let said = self.text(command)?;
+        if said.contains(wanted) {
+            return Ok(());
+        }
+        Err(Failure::new(format!("{command}: {wanted:?} is not in\n{said}")))
+    }
+
+    fn exposure(&mut self) -> Outcome {
+        for service in SERVICES {
+            let table = self.text(&format!("systemd-analyze security --no-pager pitstop-{service}.service"))?;
+            let level = table.lines().last().and_then(|line| line.split(": ").nth(1)?.split(' ').next()?.parse().ok());
+            let most = if *service == "validator" { VALIDATOR_EXPOSURE } else { EXPOSURE };
+            if level.is_none_or(|level: f64| level > most) {
+                return Err(Failure::new(format!("{service}: {level:?}, at most {most} is allowed")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The interface leaves bus-off by itself, as its network file asks, and carries frames again.
+    fn bus_off(&mut self) -> Outcome {
+        self.expect("ip -details link show can0", "restart-ms 100")?;
+        self.text("ip link set can0 down && ip link set can0 up")?;
+        self.expect("timeout 10 candump -n 1 can0 || true", "can0")
+    }
+
+    fn grub_tools(&mut self) -> Outcome {
+        self.expect("grub-editenv /boot/grub/grubenv list", "A_OK=1")?;
+        self.expect("grub-editenv /boot/grub/grubenv.copy list", "ORDER=A B")?;
+        // What they write, we read: a variable of somebody else's stays, and the slots are as before.
+        self.text("grub-editenv /boot/grub/grubenv set integrator=1")?;
+        self.expect("pitstopctl --json slots", "\"good\"")?;
+        self.text("systemctl restart pitstop-self-update")?;
+        self.expect("grub-editenv /boot/grub/grubenv list", "integrator=1")
+    }
+
+    fn rauc(&mut self) -> Outcome {
+        let configuration = "[system]\\ncompatible=pitstop-tcu-a1\\nbootloader=grub\\ngrubenv=/boot/grub/grubenv\\nbundle-formats=verity\\nmountprefix=/run/rauc\\n[keyring]\\npath=/usr/lib/pitstop/keyring.pem\\n[slot.rootfs.0]\\ndevice=/dev/disk/by-partlabel/slot-a\\ntype=ext4\\nbootname=A\\n[slot.rootfs.1]\\ndevice=/dev/disk/by-partlabel/slot-b\\ntype=ext4\\nbootname=B\\n";
+        self.text(&format!("printf '{configuration}' > /run/rauc.conf"))?;
+        // A disk is a multiple of 512 bytes, a bundle is not, and ends with the length of its signature.
+        let bytes = self.bundle_bytes;
+        self.within(&format!("head -c {bytes} /dev/vdb > /data/update.raucb"), RAUC_LIMIT)?;
+        self.text("rauc --conf=/run/rauc.conf info --output-format=shell /data/update.raucb")?;
+        self.text("(setsid rauc --conf=/run/rauc.conf service > /run/rauc.log 2>&1 &); sleep 3")?;
+        self.within("rauc install /data/update.raucb || { cat /run/rauc.log; false; }", RAUC_LIMIT)?;
+        self.expect("pitstopctl --json slots", AFTER.name)?;
+        self.expect("grub-editenv /boot/grub/grubenv list", "ORDER=B A")?;
+        self.text("rm -f /data/update.raucb").map(drop)
+    }
+}
