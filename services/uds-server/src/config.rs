@@ -2,10 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use pitstop_doip::LogicalAddress;
 use pitstop_types::{HardwareId, Vin};
+use pitstop_uds::BlockLength;
 use serde::Deserialize;
+
+use crate::workshop::WorkshopSettings;
 
 /// Longest vehicle description that is read, in bytes.
 const MAX_VEHICLE_BYTES: u64 = 256 * 1024;
@@ -23,6 +27,20 @@ pub struct Input {
     pub max_testers: u8,
     pub announce: bool,
     pub vehicle: PathBuf,
+    pub workshop: WorkshopInput,
+}
+
+/// `[workshop]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkshopInput {
+    pub testers: PathBuf,
+    pub tester_crls: String,
+    pub max_package_bytes: u64,
+    pub block_bytes: u64,
+    pub services: Vec<String>,
+    pub trial_secs: u64,
+    pub health_limit_secs: u64,
 }
 
 /// What is wrong with the settings.
@@ -34,6 +52,8 @@ pub enum SettingsError {
     Identification(String),
     #[error("max_testers is {0}; 1 to 16 are allowed")]
     Testers(u8),
+    #[error("workshop.{0} is {1}; {2} are allowed")]
+    Workshop(&'static str, u64, &'static str),
     #[error("an RXSWIN is 1 to 64 printable characters without ';', and at most {MAX_RXSWIN} are served")]
     Rxswin,
     #[error("reading {}", .path.display())]
@@ -55,6 +75,8 @@ pub struct Settings {
     pub gid: [u8; 6],
     pub max_testers: u8,
     pub announce: bool,
+    pub max_package: u64,
+    pub workshop: WorkshopSettings,
 }
 
 impl Settings {
@@ -72,8 +94,25 @@ impl Settings {
             gid: six_bytes(&input.gid)?,
             max_testers: input.max_testers,
             announce: input.announce,
+            max_package: input.workshop.max_package_bytes,
+            workshop: workshop(&input.workshop)?,
         })
     }
+}
+
+fn workshop(input: &WorkshopInput) -> Result<WorkshopSettings, SettingsError> {
+    let within = |name, value: u64, least: u64, most: u64, allowed| {
+        if (least..=most).contains(&value) { Ok(value) } else { Err(SettingsError::Workshop(name, value, allowed)) }
+    };
+    within("max_package_bytes", input.max_package_bytes, 1 << 20, 8 << 30, "1 MiB to 8 GiB")?;
+    let trial = within("trial_secs", input.trial_secs, 1, 3600, "1 to 3600 s")?;
+    let limit = input.health_limit_secs;
+    within("health_limit_secs", limit, trial.saturating_add(1), 7200, "more than trial_secs, up to 7200 s")?;
+    Ok(WorkshopSettings {
+        block: BlockLength(within("block_bytes", input.block_bytes, 256, 1 << 20, "256 to 1048576 bytes")?),
+        trial: Duration::from_secs(trial),
+        health_limit: Duration::from_secs(limit),
+    })
 }
 
 fn is_printable(text: &str, limit: usize) -> bool {
@@ -149,6 +188,10 @@ mod tests {
         assert!(matches!(settings(|i| i.logical_address = 0x0E80), Err(SettingsError::Address(_))));
         assert!(matches!(settings(|i| i.max_testers = 0), Err(SettingsError::Testers(0))));
         assert!(matches!(settings(|i| i.eid = "1:2".into()), Err(SettingsError::Identification(_))));
+        let range = |result| matches!(result, Err(SettingsError::Workshop(..)));
+        assert!(range(settings(|i| i.workshop.block_bytes = 100)));
+        assert!(range(settings(|i| i.workshop.max_package_bytes = 10_000_000_000)));
+        assert!(range(settings(|i| i.workshop.health_limit_secs = i.workshop.trial_secs)));
         assert!(toml::from_str::<Input>(&format!("colour = 1\n{VENDOR}")).is_err());
     }
 

@@ -19,11 +19,16 @@ use tokio::time::Instant;
 
 use crate::config::Settings;
 use crate::content::TcuContent;
+use crate::workshop::Done;
 
-/// Longest message taken from a tester: what is served is asked for in a few bytes.
-const MAX_MESSAGE: u32 = 4096;
+/// Longest message taken from a tester beside TransferData: a certificate with two intermediates.
+const MAX_MESSAGE: u32 = 20 * 1024;
+/// Addresses of a diagnostic message, before the TransferData message itself.
+const ADDRESSES: u32 = 4;
+/// Longest datagram taken.
+const MAX_DATAGRAM: usize = 4096;
 /// Bytes read from a connection at once.
-const READ_BYTES: usize = 2048;
+const READ_BYTES: usize = 16 * 1024;
 /// Reads of all connections that may wait for the engine; then the testers' TCP windows fill.
 const QUEUE: usize = 16;
 /// Answers a tester may leave unread before it is disconnected.
@@ -81,6 +86,8 @@ pub struct Engine {
     address: LogicalAddress,
     software: watch::Receiver<Option<SlotRelease>>,
     status: watch::Sender<UdsServerStatus>,
+    /// What the workshop's orders come to; nothing ever where there is no workshop.
+    done: mpsc::Receiver<Done>,
     connections: BTreeMap<ConnectionId, Connection>,
     limit: usize,
     next_id: u64,
@@ -91,7 +98,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(settings: &Settings, sockets: Sockets, content: TcuContent) -> Self {
+    pub fn new(settings: &Settings, sockets: Sockets, content: TcuContent, done: mpsc::Receiver<Done>) -> Self {
         let mut vin = [0; 17];
         vin.iter_mut().zip(content.vin.as_str().bytes()).for_each(|(to, from)| *to = from);
         let vehicle = VehicleAnnouncement {
@@ -106,7 +113,8 @@ impl Engine {
         let mut entity = EntitySettings::new(vehicle, [LogicalAddress(0xE000)]);
         entity.gateway = false;
         entity.max_testers = settings.max_testers;
-        entity.max_length = MAX_MESSAGE;
+        let block = u32::try_from(settings.workshop.block.0).unwrap_or(u32::MAX);
+        entity.max_length = MAX_MESSAGE.max(block.saturating_add(ADDRESSES));
         let announce = settings.announce && !sockets.local.ip().is_loopback();
         Self {
             limit: usize::from(settings.max_testers) + 1,
@@ -115,6 +123,7 @@ impl Engine {
             server: Server::new(content, ServerSettings::default()),
             address: settings.address,
             status: watch::Sender::new(UdsServerStatus { session: "default".into(), ..UdsServerStatus::default() }),
+            done,
             connections: BTreeMap::new(),
             next_id: 0,
             start: Instant::now(),
@@ -131,7 +140,7 @@ impl Engine {
 
     /// Serves until it is dropped.
     pub async fn run(mut self) {
-        let mut datagram = vec![0; MAX_MESSAGE as usize];
+        let mut datagram = vec![0; MAX_DATAGRAM];
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -144,6 +153,7 @@ impl Engine {
                     self.datagram(datagram.get(..length).unwrap_or_default(), from).await;
                 },
                 Some(incoming) = self.incoming.1.recv() => self.incoming(incoming),
+                Some(done) = self.done.recv() => self.done(done),
                 () = tokio::time::sleep_until(deadline) => self.timeout().await,
             }
             self.drain().await;
@@ -192,7 +202,16 @@ impl Engine {
             Incoming::Closed(id) => {
                 self.connections.remove(&id);
                 self.entity.handle_closed(now, id);
+                self.server.client_gone(ClientId(id.0));
             }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = self.now();
+        match done {
+            Done::Opened(result) => self.server.complete_download(now, result),
+            Done::Other(result) => self.server.complete(now, result),
         }
     }
 
@@ -222,8 +241,12 @@ impl Engine {
                 // A tester that left while it was answered is no error.
                 let _ = self.entity.send(ConnectionId(transmit.client.0), self.address, transmit.pdu);
             } else if let Some(event) = self.server.poll_event() {
-                if let ServerEvent::Session { session, .. } = event {
-                    log::info!("diagnostic session is {}", session_word(session));
+                match event {
+                    ServerEvent::Session { session, .. } => {
+                        log::info!("diagnostic session is {}", session_word(session));
+                    }
+                    // The restart has been asked for; until it comes the server is as after one.
+                    ServerEvent::Reset { .. } => log::info!("a tester restarts the TCU"),
                 }
             } else {
                 break;
@@ -251,6 +274,7 @@ impl Engine {
                 if let Some(closed) = self.connections.remove(&connection) {
                     closed.reader.abort();
                 }
+                self.server.client_gone(ClientId(connection.0));
             }
         }
     }
@@ -272,6 +296,7 @@ impl Engine {
                 closed.reader.abort();
             }
             self.entity.handle_closed(self.now(), id);
+            self.server.client_gone(ClientId(id.0));
         }
     }
 

@@ -1,9 +1,15 @@
 //! The engine on loopback, asked as a tester asks, byte by byte where that matters.
 
+use pitstop_bundle_io::keys::{Identity, Usage, identity};
 use pitstop_doip::{ActivationCode, Frame, Message, ProtocolVersion, StreamDecoder, StreamItem};
 use pitstop_types::{HardwareId, Vin};
+use pitstop_uds::server::{Authenticator, AuthenticatorSettings};
+use pitstop_uds::{BlockLength, Nrc};
 
 use super::*;
+use crate::content::WorkshopLink;
+use crate::testers::Testers;
+use crate::workshop::{Order, WorkshopSettings};
 
 const TCU: LogicalAddress = LogicalAddress(0x1100);
 const TESTER: LogicalAddress = LogicalAddress(0x0E80);
@@ -13,6 +19,8 @@ struct Bench {
     software: watch::Sender<Option<SlotRelease>>,
     status: watch::Receiver<UdsServerStatus>,
     task: JoinHandle<()>,
+    /// The workshop's end: orders that come, answers that go, the status it tells.
+    workshop: (mpsc::Receiver<Order>, mpsc::Sender<Done>, watch::Sender<String>),
 }
 
 impl Drop for Bench {
@@ -27,6 +35,11 @@ fn release() -> SlotRelease {
 
 impl Bench {
     async fn start(max_testers: u8) -> Self {
+        Self::start_with(max_testers, b"").await
+    }
+
+    /// Whose testers may authenticate, PEM.
+    async fn start_with(max_testers: u8, trusted: &[u8]) -> Self {
         let settings = Settings {
             listen: "127.0.0.1:0".parse().unwrap(),
             address: TCU,
@@ -34,20 +47,35 @@ impl Bench {
             gid: [0; 6],
             max_testers,
             announce: true,
+            max_package: 1 << 30,
+            workshop: WorkshopSettings {
+                block: BlockLength(4096),
+                trial: Duration::from_secs(5),
+                health_limit: Duration::from_secs(60),
+            },
         };
         let (software, known) = watch::channel(None);
+        let (orders, queue) = mpsc::channel(4);
+        let (finished, done) = mpsc::channel(4);
+        let (told, status) = watch::channel("phase=none".to_owned());
+        let vin = Vin::new("WP0ZZZ99ZTS392124").unwrap();
+        let testers = Testers::new(vin, pitstop_runtime::wall_clock).with_trusted(trusted).unwrap();
         let content = TcuContent {
             vin: Vin::new("WP0ZZZ99ZTS392124").unwrap(),
             hardware: HardwareId::new("tcu-a1").unwrap(),
             serial: Some("TCU-1".into()),
             rxswin: vec!["R155 1".into(), "R156 2".into()],
             software: known,
+            testers,
+            authenticator: Authenticator::new(AuthenticatorSettings::default()),
+            workshop: Some(WorkshopLink { orders, status, max_package: settings.max_package }),
         };
         let sockets = Sockets::bind(settings.listen).await.unwrap();
         let local = sockets.local;
-        let engine = Engine::new(&settings, sockets, content);
+        let engine = Engine::new(&settings, sockets, content, done);
         let status = engine.status();
-        Self { local, software, status, task: tokio::spawn(engine.run()) }
+        let workshop = (queue, finished, told);
+        Self { local, software, status, task: tokio::spawn(engine.run()), workshop }
     }
 
     async fn tester(&self, source: LogicalAddress) -> Tester {
@@ -105,6 +133,10 @@ impl Tester {
 
     async fn ask(&mut self, data: &[u8]) -> Vec<u8> {
         self.say(data).await;
+        self.hear().await
+    }
+
+    async fn hear(&mut self) -> Vec<u8> {
         match self.next().await {
             Some(Message::Diagnostic { source, target, data }) => {
                 assert_eq!((source, target), (TCU, self.source));
@@ -146,9 +178,10 @@ async fn sessions_are_one_for_the_tcu_and_nothing_can_be_written() {
     assert_eq!(tester.ask(&[0x10, 0x03]).await, [0x50, 0x03, 0x00, 0x32, 0x01, 0xF4]);
     let mut other = bench.tester(LogicalAddress(0x0E81)).await;
     assert_eq!(other.ask(&[0x22, 0xF1, 0x86]).await, [0x62, 0xF1, 0x86, 0x03]);
-    assert_eq!(tester.ask(&[0x10, 0x02]).await, [0x7F, 0x10, 0x12], "no programming session yet");
+    assert_eq!(tester.ask(&[0x10, 0x04]).await, [0x7F, 0x10, 0x12]);
     assert_eq!(tester.ask(&[0x2E, 0xF1, 0x90, 0x41]).await, [0x7F, 0x2E, 0x31]);
-    assert_eq!(tester.ask(&[0x34, 0x00, 0x44, 0, 0, 0, 0, 0, 0, 0, 1]).await, [0x7F, 0x34, 0x11]);
+    assert_eq!(tester.ask(&[0x27, 0x01]).await, [0x7F, 0x27, 0x11], "no seed and key");
+    assert_eq!(tester.ask(&[0x34, 0x00, 0x44, 0, 0, 0, 0, 0, 0, 0, 1]).await, [0x7F, 0x34, 0x7F]);
     tester.say(&[0x3E, 0x80]).await;
     assert_eq!(tester.ask(&[0x3E, 0x00]).await, [0x7E, 0x00], "the suppressed one before was not answered");
     let status = bench.status.borrow().clone();
@@ -236,4 +269,119 @@ async fn the_object_is_as_the_xml_says() {
     server.object_server().at(path.clone(), object).await.unwrap();
     let served = pitstop_runtime::testing::introspect(&client, &path).await;
     assert_eq!(pitstop_dbus::contract::differences("io.pitstop.Ota1.UdsServer", &served), Vec::<String>::new());
+}
+
+/// A maker's authority and a tester that it lets in.
+fn tester_identities() -> (Identity, Identity) {
+    let now = pitstop_runtime::wall_clock().unwrap();
+    let authority = identity("Tester CA", Usage::Authority, None, now - 60, 10).unwrap();
+    let tester = identity("Tester 7", Usage::Tester, Some(&authority), now - 60, 5).unwrap();
+    (authority, tester)
+}
+
+impl Tester {
+    async fn authenticate(&mut self, identity: &Identity) -> Vec<u8> {
+        let certificate = identity.certificate.to_der().unwrap();
+        let length = (certificate.len() as u16).to_be_bytes();
+        let shown = self.ask(&[&[0x29, 0x01, 0x00], &length[..], &certificate, &[0, 0]].concat()).await;
+        assert_eq!(shown[..5], [0x69, 0x01, 0x11, 0, 49], "{shown:02X?}");
+        let proof = sign(identity, &shown[5..54]);
+        let length = (proof.len() as u16).to_be_bytes();
+        self.ask(&[&[0x29, 0x03], &length[..], &proof, &[0, 0]].concat()).await
+    }
+}
+
+fn sign(identity: &Identity, message: &[u8]) -> Vec<u8> {
+    let digest = openssl::hash::MessageDigest::sha256();
+    openssl::sign::Signer::new(digest, &identity.key).unwrap().sign_oneshot_to_vec(message).unwrap()
+}
+
+#[tokio::test]
+async fn without_authentication_nothing_is_changed() {
+    let bench = Bench::start(2).await;
+    let mut tester = bench.tester(TESTER).await;
+    assert_eq!(tester.ask(&[0x11, 0x01]).await, [0x7F, 0x11, 0x34]);
+    tester.ask(&[0x10, 0x02]).await;
+    for request in [
+        &[0x34, 0x00, 0x44, 0, 0, 0, 0, 0, 0, 0, 1][..],
+        &[0x36, 0x01, 0x00],
+        &[0x37],
+        &[0x31, 0x01, 0xFF, 0x01],
+        &[0x31, 0x01, 0x02, 0x10],
+        &[0x11, 0x01],
+    ] {
+        assert_eq!(tester.ask(request).await, [0x7F, request[0], 0x34], "{request:02X?}");
+    }
+    assert_eq!(tester.ask(&[0x22, 0xF1, 0xE0]).await, b"\x62\xF1\xE0phase=none");
+}
+
+#[tokio::test]
+async fn an_authenticated_testers_requests_become_orders_and_their_outcome_answers() {
+    let (authority, identity) = tester_identities();
+    let mut bench = Bench::start_with(2, &authority.certificate_pem().unwrap()).await;
+    let mut tester = bench.tester(TESTER).await;
+    tester.ask(&[0x10, 0x02]).await;
+    assert_eq!(tester.authenticate(&identity).await, [0x69, 0x03, 0x12, 0, 0]);
+    let ten_gigabytes = [0x34, 0x00, 0x51, 0, 0x02, 0x54, 0x0B, 0xE4, 0x00];
+    assert_eq!(tester.ask(&ten_gigabytes).await, [0x7F, 0x34, 0x31]);
+    assert_eq!(tester.ask(&[0x34, 0x00, 0x11, 8, 3]).await, [0x7F, 0x34, 0x31], "there is one address, 0");
+    let (orders, done, _) = &mut bench.workshop;
+    let other = |result| Done::Other(result);
+    let ok = || Done::Other(Ok(Vec::new()));
+    let story: [(&[u8], Order, Done, &[u8]); 8] = [
+        (&[0x34, 0x00, 0x11, 0, 3], Order::Open(3), Done::Opened(Err(Nrc::ConditionsNotCorrect)), &[0x7F, 0x34, 0x22]),
+        (&[0x34, 0x00, 0x11, 0, 3], Order::Open(3), Done::Opened(Ok(BlockLength(4096))), &[0x74, 0x20, 0x10, 0x00]),
+        (&[0x36, 0x01, 7, 8], Order::Block(vec![7, 8]), ok(), &[0x76, 0x01]),
+        (&[0x36, 0x02, 9], Order::Block(vec![9]), ok(), &[0x76, 0x02]),
+        (&[0x37], Order::Close, ok(), &[0x77]),
+        (&[0x31, 0x01, 0xFF, 0x01], Order::Verify, other(Ok(vec![0])), &[0x71, 0x01, 0xFF, 0x01, 0x00]),
+        (&[0x31, 0x01, 0x02, 0x10], Order::RollBack, other(Err(Nrc::RequestSequenceError)), &[0x7F, 0x31, 0x24]),
+        (&[0x11, 0x01], Order::Restart, other(Err(Nrc::ConditionsNotCorrect)), &[0x7F, 0x11, 0x22]),
+    ];
+    for (request, order, outcome, answer) in story {
+        tester.say(request).await;
+        assert_eq!(orders.recv().await, Some(order));
+        done.send(outcome).await.unwrap();
+        assert_eq!(tester.hear().await, answer, "{request:02X?}");
+        if request.starts_with(&[0x36, 0x02]) {
+            assert_eq!(tester.ask(request).await, answer, "a repeated block is answered and not taken again");
+        }
+    }
+    tester.say(&[0x11, 0x01]).await;
+    assert_eq!(orders.recv().await, Some(Order::Restart));
+    done.send(ok()).await.unwrap();
+    assert_eq!(tester.hear().await, [0x51, 0x01]);
+    assert_eq!(tester.ask(&[0x11, 0x01]).await, [0x7F, 0x11, 0x34], "as after a restart");
+}
+
+#[tokio::test]
+async fn a_tester_that_leaves_takes_its_right_and_its_transfer_with_it() {
+    let (authority, identity) = tester_identities();
+    let mut bench = Bench::start_with(2, &authority.certificate_pem().unwrap()).await;
+    let mut tester = bench.tester(TESTER).await;
+    tester.ask(&[0x10, 0x02]).await;
+    tester.authenticate(&identity).await;
+    let mut other = bench.tester(LogicalAddress(0x0E81)).await;
+    assert_eq!(other.ask(&[0x10, 0x01]).await, [0x7F, 0x10, 0x21], "nobody else ends the session");
+    tester.say(&[0x34, 0x00, 0x11, 0, 9]).await;
+    assert_eq!(bench.workshop.0.recv().await, Some(Order::Open(9)));
+    bench.workshop.1.send(Done::Opened(Ok(BlockLength(4096)))).await.unwrap();
+    tester.hear().await;
+    drop(tester);
+    assert_eq!(bench.workshop.0.recv().await, Some(Order::Abort));
+    assert_eq!(other.ask(&[0x36, 0x01, 1]).await, [0x7F, 0x36, 0x34]);
+}
+
+#[tokio::test]
+async fn slow_work_is_announced_as_pending() {
+    let (authority, identity) = tester_identities();
+    let mut bench = Bench::start_with(2, &authority.certificate_pem().unwrap()).await;
+    let mut tester = bench.tester(TESTER).await;
+    tester.ask(&[0x10, 0x02]).await;
+    tester.authenticate(&identity).await;
+    tester.say(&[0x31, 0x01, 0xFF, 0x01]).await;
+    assert_eq!(bench.workshop.0.recv().await, Some(Order::Verify));
+    assert_eq!(tester.hear().await, [0x7F, 0x31, 0x78]);
+    bench.workshop.1.send(Done::Other(Ok(vec![0]))).await.unwrap();
+    assert_eq!(tester.hear().await, [0x71, 0x01, 0xFF, 0x01, 0x00]);
 }

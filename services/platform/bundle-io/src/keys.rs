@@ -32,6 +32,9 @@ impl Identity {
     }
 }
 
+/// Extended key usage of testers that may update the TCU: an OID made from a UUID (ITU-T X.667), so nobody else uses it.
+pub const TESTER_USAGE: &str = "2.25.324544471321131724842183386646308910608";
+
 /// What a certificate is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Usage {
@@ -41,6 +44,8 @@ pub enum Usage {
     BundleSigner,
     /// Signs code by its usage, but RAUC's default purpose check refuses it. For tests.
     CodeSigningOnly,
+    /// A workshop's tester: may authenticate to the diagnostic server ([`TESTER_USAGE`]).
+    Tester,
     /// Has no extended key usage that lets it sign bundles. For tests.
     TlsClient,
 }
@@ -100,6 +105,7 @@ fn extensions(builder: &mut X509Builder, usage: Usage, issuer: Option<&Identity>
         Usage::Authority => {}
         Usage::BundleSigner => builder.append_extension(extended.code_signing().email_protection().build()?)?,
         Usage::CodeSigningOnly => builder.append_extension(extended.code_signing().build()?)?,
+        Usage::Tester => builder.append_extension(extended.other(TESTER_USAGE).build()?)?,
         Usage::TlsClient => builder.append_extension(extended.client_auth().build()?)?,
     }
     let subject_key =

@@ -208,7 +208,9 @@ impl<C: EcuContent> Server<C> {
                 self.answer(asked, response, sent_78);
             }
             Err(nrc) => {
-                if matches!(kind, PendingKind::CloseTransfer) {
+                // What fails for good takes its transfer with it; any other code lets the block be sent again.
+                let suspended = matches!(kind, PendingKind::Block { .. }) && nrc == Nrc::TransferDataSuspended;
+                if suspended || matches!(kind, PendingKind::CloseTransfer) {
                     self.transfer = None;
                 }
                 self.refuse(asked, nrc, sent_78);

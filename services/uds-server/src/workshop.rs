@@ -1,0 +1,404 @@
+//! The update that a tester brings: one task that takes the diagnostic server's orders one after the other, talks to `validator` and
+//! `self-update`, and between orders does what [`Record::act`] says, also after a restart.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitstop_dbus::OtaError;
+use pitstop_store::{Document, Storage, StoreError};
+use pitstop_uds::{BlockLength, Nrc};
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::ports::{Peers, SlotView};
+use crate::record::{Act, Record, Wish};
+
+/// Format of the stored record.
+const FORMAT: u32 = 1;
+/// Between two looks at slots and health while something is to come.
+const LOOK: Duration = Duration::from_secs(1);
+/// After something failed for a reason that may pass.
+const RETRY: Duration = Duration::from_secs(5);
+/// Longest error text that a tester is told, in bytes.
+const MAX_ERROR: usize = 400;
+
+/// Routine status: done, or not (the reason is in the status DID).
+const STATUS_OK: u8 = 0x00;
+const STATUS_FAILED: u8 = 0x01;
+/// Rolled back; the TCU restarts as soon as the vehicle stands.
+const STATUS_RESTART: u8 = 0x01;
+
+/// What the diagnostic server asks for. Each but `Abort` is answered by one [`Done`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Order {
+    /// 34: a package of this many bytes.
+    Open(u64),
+    /// 36
+    Block(Vec<u8>),
+    /// 37
+    Close,
+    /// The transfer ended without 37.
+    Abort,
+    /// 31 01 FF01
+    Verify,
+    /// 11 01
+    Restart,
+    /// 31 01 0210
+    RollBack,
+}
+
+/// The answer to an order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Done {
+    Opened(Result<BlockLength, Nrc>),
+    Other(Result<Vec<u8>, Nrc>),
+}
+
+/// Times and sizes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkshopSettings {
+    /// Longest TransferData message told to testers.
+    pub block: BlockLength,
+    /// For how long a new slot must be well.
+    pub trial: Duration,
+    /// By when it must have been.
+    pub health_limit: Duration,
+}
+
+/// The task; see the module's text.
+pub struct Workshop<P: Peers> {
+    settings: WorkshopSettings,
+    peers: P,
+    document: Document<Record>,
+    record: Option<Record>,
+    transfer: Option<Transfer<P::Reception>>,
+    /// What the last order failed with.
+    error: String,
+    phase: String,
+    status: watch::Sender<String>,
+    begun: Instant,
+    well_since: Option<Instant>,
+}
+
+struct Transfer<R> {
+    sink: pipe::Sender,
+    reception: R,
+}
+
+impl<P: Peers> Workshop<P> {
+    /// Reads the record. `status`: what testers read.
+    pub fn new(
+        settings: WorkshopSettings,
+        peers: P,
+        storage: Arc<dyn Storage>,
+        status: watch::Sender<String>,
+    ) -> Result<Self, StoreError> {
+        let document = Document::new(storage, "workshop", FORMAT);
+        let record = document.load()?;
+        Ok(Self {
+            settings,
+            peers,
+            document,
+            record,
+            transfer: None,
+            error: String::new(),
+            phase: String::new(),
+            status,
+            begun: Instant::now(),
+            well_since: None,
+        })
+    }
+
+    /// Works until the diagnostic server is gone.
+    pub async fn run(mut self, mut orders: mpsc::Receiver<Order>, done: mpsc::Sender<Done>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::select! {
+                order = orders.recv() => {
+                    let Some(order) = order else { return };
+                    if let Some(answer) = self.obey(order).await
+                        && done.send(answer).await.is_err()
+                    {
+                        return;
+                    }
+                    pause = Duration::ZERO;
+                }
+                () = tokio::time::sleep(pause), if self.is_awake() => pause = self.look().await,
+            }
+            self.tell();
+        }
+    }
+
+    /// Whether there is anything to look after between orders.
+    fn is_awake(&self) -> bool {
+        self.transfer.is_none() && self.record.as_ref().is_some_and(|record| !record.is_over())
+    }
+
+    /// Does one act; answers when to look again.
+    pub(crate) async fn look(&mut self) -> Duration {
+        match self.act().await {
+            Ok(pause) => pause,
+            Err(error) => {
+                log::warn!("the workshop's update: {error}");
+                self.error = text(&error);
+                RETRY
+            }
+        }
+    }
+
+    async fn act(&mut self) -> Result<Duration, OtaError> {
+        let view = self.peers.view().await?;
+        let Some(record) = self.record.clone() else { return Ok(LOOK) };
+        let phase = Some(view.phase.as_str()).filter(|_| view.update == record.update);
+        self.phase = phase.unwrap_or("received").to_owned();
+        match record.act(phase) {
+            Act::Wait => return Ok(LOOK),
+            Act::Judge => self.judge(record).await?,
+            Act::Keep => {
+                self.peers.mark_good(&record.update).await?;
+                self.peers.commit(&record.update).await?;
+            }
+            Act::RollBack => {
+                if self.peers.roll_back(&record.update).await? {
+                    // Refused while the vehicle moves; asked again until it stands.
+                    self.peers.reboot(&record.update).await?;
+                    return Ok(RETRY);
+                }
+                self.finish(record, false).await?;
+            }
+            Act::Finish { kept } => self.finish(record, kept).await?,
+        }
+        Ok(LOOK)
+    }
+
+    /// Finds out whether the new slot is well. Only a verdict is stored.
+    async fn judge(&mut self, record: Record) -> Result<(), OtaError> {
+        let now = Instant::now();
+        match self.peers.health(&record.version).await {
+            Ok(()) => {
+                let since = *self.well_since.get_or_insert(now);
+                if now - since >= self.settings.trial {
+                    log::info!(update = record.update.as_str(); "the new slot is well");
+                    self.store(Record { wish: Wish::Keep, error: String::new(), ..record })?;
+                }
+            }
+            Err(why) => {
+                self.well_since = None;
+                if now - self.begun >= self.settings.health_limit {
+                    log::error!(update = record.update.as_str(); "the new slot is left: {why}");
+                    self.store(Record { wish: Wish::Undo, error: short(&format!("Unhealthy: {why}")), ..record })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The validator first: what it is not told now it is told again.
+    async fn finish(&mut self, record: Record, kept: bool) -> Result<(), OtaError> {
+        let kept = match self.peers.end(&record.update, kept).await {
+            Err(OtaError::WrongPhase(text)) if kept => {
+                log::warn!(update = record.update.as_str(); "it was committed, and something else runs: {text}");
+                self.peers.end(&record.update, false).await?;
+                false
+            }
+            ended => ended.map(|()| kept)?,
+        };
+        let wish = if kept { Wish::Kept } else { Wish::Left };
+        log::info!(update = record.update.as_str(); "the workshop's update is over: {wish:?}");
+        self.store(Record { wish, ..record })
+    }
+
+    fn store(&mut self, record: Record) -> Result<(), OtaError> {
+        self.document.store(&record).map_err(|error| OtaError::Storage(error.to_string()))?;
+        self.record = Some(record);
+        Ok(())
+    }
+
+    /// What testers read: `update=w-1;version=2.0;wish=try;phase=staged;error=`.
+    fn tell(&self) {
+        let (update, version, wish) = match &self.record {
+            Some(record) => (record.update.as_str(), record.version.as_str(), word(record.wish)),
+            None => ("", "", "none"),
+        };
+        let stored = self.record.as_ref().map_or("", |record| record.error.as_str());
+        let error = if self.error.is_empty() { stored } else { self.error.as_str() };
+        let now = format!("update={update};version={version};wish={wish};phase={};error={error}", self.phase);
+        self.status.send_if_modified(|status| std::mem::replace(status, now.clone()) != now);
+    }
+
+    pub(crate) async fn obey(&mut self, order: Order) -> Option<Done> {
+        if order != Order::Abort && !matches!(order, Order::Block(_)) {
+            self.error.clear();
+        }
+        let answer = match order {
+            Order::Abort => {
+                // The validator sees the end of the pipe.
+                self.transfer = None;
+                return None;
+            }
+            Order::Open(length) => {
+                let opened = self.open(length).await.map(|()| self.settings.block);
+                return Some(Done::Opened(self.answered(opened)));
+            }
+            Order::Block(bytes) => self.block(&bytes).await,
+            Order::Close => {
+                let closed = self.close().await;
+                self.answered_with(closed, Nrc::GeneralProgrammingFailure)
+            }
+            Order::Verify => self.verify().await,
+            Order::Restart => {
+                let restarted = self.restart().await.map(|()| Vec::new());
+                self.answered(restarted)
+            }
+            Order::RollBack => {
+                let rolled = self.roll_back().await;
+                self.answered(rolled)
+            }
+        };
+        Some(Done::Other(answer))
+    }
+
+    fn answered<T>(&mut self, result: Result<T, OtaError>) -> Result<T, Nrc> {
+        self.answered_with(result, Nrc::ConditionsNotCorrect)
+    }
+
+    /// Keeps the error for who asks why, and gives the code.
+    fn answered_with<T>(&mut self, result: Result<T, OtaError>, otherwise: Nrc) -> Result<T, Nrc> {
+        result.map_err(|error| {
+            log::info!("a tester's order fails: {error}");
+            self.error = text(&error);
+            match error {
+                OtaError::WrongPhase(_) => Nrc::RequestSequenceError,
+                OtaError::TooLarge(_) => Nrc::RequestOutOfRange,
+                OtaError::Busy(_) | OtaError::NotReady(_) | OtaError::NotSafe(_) | OtaError::Bus(_) => {
+                    Nrc::ConditionsNotCorrect
+                }
+                _ => otherwise,
+            }
+        })
+    }
+
+    async fn open(&mut self, length: u64) -> Result<(), OtaError> {
+        self.transfer = None;
+        self.peers.check().await?;
+        self.settle_the_one_before().await?;
+        let (sink, reception) = self.peers.receive(length).await?;
+        let sink = pipe::Sender::from_owned_fd(sink).map_err(|error| OtaError::Internal(error.to_string()))?;
+        self.transfer = Some(Transfer { sink, reception });
+        Ok(())
+    }
+
+    /// One that is not activated gives way to a new package. One that is stays until it is kept or rolled back.
+    async fn settle_the_one_before(&mut self) -> Result<(), OtaError> {
+        let Some(record) = self.record.clone().filter(|record| !record.is_over()) else { return Ok(()) };
+        let SlotView { update, phase, .. } = self.peers.view().await?;
+        if update == record.update {
+            match phase.as_str() {
+                "marking" | "writing" | "staged" => drop(self.peers.roll_back(&update).await?),
+                "rolled-back" | "fell-back" | "failed" => {}
+                _ => return Err(OtaError::Busy(format!("{update} is {phase}: restart the TCU, or roll it back"))),
+            }
+        }
+        self.finish(record, false).await
+    }
+
+    /// A block that the validator does not take any more ends the transfer; its reason is kept.
+    async fn block(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Nrc> {
+        let Some(mut transfer) = self.transfer.take() else { return Err(Nrc::TransferDataSuspended) };
+        if transfer.sink.write_all(bytes).await.is_ok() {
+            self.transfer = Some(transfer);
+            return Ok(Vec::new());
+        }
+        drop(transfer.sink);
+        let ended = self.peers.received(transfer.reception).await;
+        self.error = match ended {
+            Err(error) => text(&error),
+            Ok(_) => "Internal: the validator ended before the package did".to_owned(),
+        };
+        Err(Nrc::TransferDataSuspended)
+    }
+
+    async fn close(&mut self) -> Result<Vec<u8>, OtaError> {
+        let transfer = self.transfer.take();
+        let Transfer { sink, reception } =
+            transfer.ok_or_else(|| OtaError::WrongPhase("nothing is being transferred".to_owned()))?;
+        drop(sink);
+        let (update, version) = self.peers.received(reception).await?;
+        let attempt = self.record.as_ref().map_or(0, |record| record.attempt).saturating_add(1);
+        self.phase = "received".to_owned();
+        self.store(Record { update, version, attempt, wish: Wish::Try, error: String::new() })?;
+        Ok(Vec::new())
+    }
+
+    /// Writes the inactive slot and reads it back. That it is not good is an answer, not a refusal.
+    async fn verify(&mut self) -> Result<Vec<u8>, Nrc> {
+        let Some(record) = self.record.clone().filter(|record| record.wish == Wish::Try) else {
+            return Err(Nrc::RequestSequenceError);
+        };
+        match self.peers.stage(&record.update, record.attempt).await {
+            Ok(()) => Ok(vec![STATUS_OK]),
+            Err(error) if error.is_temporary() => self.answered(Err(error)),
+            Err(error) => {
+                log::warn!(update = record.update.as_str(); "the slot is not good: {error}");
+                self.error = text(&error);
+                // The same attempt would give the same answer.
+                let next = Record { attempt: record.attempt.saturating_add(1), ..record };
+                let stored = self.store(next).map(|()| vec![STATUS_FAILED]);
+                self.answered(stored)
+            }
+        }
+    }
+
+    async fn restart(&mut self) -> Result<(), OtaError> {
+        let record = self.record.clone().filter(|record| !record.is_over());
+        let nothing = || OtaError::WrongPhase("there is nothing to restart for".to_owned());
+        let record = record.ok_or_else(nothing)?;
+        let view = self.peers.view().await?;
+        if view.update != record.update {
+            return Err(nothing());
+        }
+        if record.wish == Wish::Try && matches!(view.phase.as_str(), "staged" | "activating") {
+            self.peers.activate(&record.update).await?;
+        }
+        self.peers.reboot(&record.update).await
+    }
+
+    /// Stores the wish before it does anything; what it cannot do now is done by [`Workshop::look`].
+    async fn roll_back(&mut self) -> Result<Vec<u8>, OtaError> {
+        let record = self.record.clone().filter(|record| !record.is_over());
+        let record = record.ok_or_else(|| OtaError::WrongPhase("there is nothing to roll back".to_owned()))?;
+        let record = Record { wish: Wish::Undo, error: "RolledBack: by the tester".to_owned(), ..record };
+        let view = self.peers.view().await?;
+        if view.update == record.update && matches!(view.phase.as_str(), "committing" | "committed") {
+            return Err(OtaError::WrongPhase("it is committed already".to_owned()));
+        }
+        self.store(record.clone())?;
+        let restart = self.peers.roll_back(&record.update).await?;
+        Ok(vec![if restart { STATUS_RESTART } else { STATUS_OK }])
+    }
+}
+
+fn word(wish: Wish) -> &'static str {
+    match wish {
+        Wish::Try => "try",
+        Wish::Keep => "keep",
+        Wish::Undo => "undo",
+        Wish::Kept => "kept",
+        Wish::Left => "left",
+    }
+}
+
+fn text(error: &OtaError) -> String {
+    short(&format!("{}: {}", error.short_name(), error.text()))
+}
+
+fn short(text: &str) -> String {
+    let end = text.floor_char_boundary(MAX_ERROR);
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+#[path = "workshop_tests.rs"]
+mod tests;
