@@ -85,7 +85,7 @@ pub fn run(args: &[String]) -> Outcome {
     let dir = paths.dir.join("run");
     let mut machine = Machine::start(
         &paths,
-        &Options { dir, fresh: flag("--fresh"), console: Console::Terminal, second_disk: None },
+        &Options { dir, fresh: flag("--fresh"), console: Console::Terminal, disks: Vec::new() },
     )?;
     machine.wait()
 }
@@ -94,7 +94,7 @@ pub fn run(args: &[String]) -> Outcome {
 fn smoke(paths: &Paths, as_json: bool) -> Outcome {
     let started = Instant::now();
     let dir = paths.dir.join("smoke");
-    let mut machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log, second_disk: None })?;
+    let mut machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log, disks: Vec::new() })?;
     eprintln!("==> starting (console: {})", machine.console_log().display());
     let mut shell = machine.up(BOOT_LIMIT)?;
     let booted = started.elapsed();

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pitstop_can::hub::{HubMessage, MAX_LINE};
-use pitstop_can::{CanBus, CanError, LinkAddress};
+use pitstop_can::{CanBus, CanError, CanId, DiagnosticLink, IsoTpChannel, IsoTpSettings, LinkAddress};
+use pitstop_uds::Addressing;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -115,6 +116,24 @@ async fn from_hub(mut read: BufReader<OwnedReadHalf>, can: &CanBus) -> anyhow::R
         }
         let used = received.len() - rest.len();
         received.drain(..used);
+    }
+}
+
+/// Sends back every ISO-TP message that comes to 6A0 (flow control from 6A8), from 6B0 (flow control to 6B8): two channels, so that
+/// each of the other side's programs has one of its own.
+pub async fn echo(interface: &str, fd: bool) -> anyhow::Result<()> {
+    let link = LinkAddress::SocketCan { interface: interface.to_owned() };
+    let bus = CanBus::open(&link, fd).await?;
+    let channel = |transmit, receive| {
+        let settings = IsoTpSettings::tester("peer", CanId::Standard(transmit), CanId::Standard(receive), fd);
+        IsoTpChannel::open(&bus, settings)
+    };
+    let (mut from, mut to) = (channel(0x6A8, 0x6A0)?, channel(0x6B0, 0x6B8)?);
+    loop {
+        let message = from.receive().await?;
+        if let Err(error) = to.send(Addressing::Physical, &message).await {
+            eprintln!("{} bytes are not sent back: {error}", message.len());
+        }
     }
 }
 

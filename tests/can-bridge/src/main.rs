@@ -1,12 +1,12 @@
-//! `can-bridge join HOST:PORT INTERFACE=BUS[+fd]...` in the guest, `can-bridge relay ADDRESS:PORT HUB-SOCKET` on the host.
+//! `can-bridge join HOST:PORT INTERFACE=BUS[+fd]...` in the guest, `can-bridge relay ADDRESS:PORT HUB-SOCKET` on the host, and
+//! `can-bridge echo INTERFACE classic|fd` for the kernel's ISO-TP to talk to.
 
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use pitstop_can_bridge::{Joint, join, relay};
+use pitstop_can_bridge::{Joint, echo, join, relay};
 
-const USAGE: &str =
-    "usage: can-bridge join HOST:PORT INTERFACE=BUS[+fd]...\n       can-bridge relay ADDRESS:PORT HUB-SOCKET";
+const USAGE: &str = "usage: can-bridge join HOST:PORT INTERFACE=BUS[+fd]...\n       can-bridge relay ADDRESS:PORT HUB-SOCKET\n       can-bridge echo INTERFACE classic|fd";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -38,6 +38,7 @@ async fn run(words: &[&str]) -> anyhow::Result<()> {
                 tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening at {address}"))?;
             Ok(relay(listener, std::path::Path::new(hub)).await?)
         }
+        ["echo", interface, kind @ ("classic" | "fd")] => echo(interface, *kind == "fd").await,
         _ => bail!("{USAGE}"),
     }
 }

@@ -1,17 +1,24 @@
 //! What only the real machine shows: systemd's judgement of the units, the kernel's CAN and ISO-TP, who may call what on the real
 //! bus, and Debian's RAUC and GRUB tools on our slots and boot environment.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT};
 use crate::image::{AFTER, Paths, SERVICES};
-use crate::shell::{Failure, Outcome};
+use crate::shell::{Failure, Outcome, cargo, output};
 
 /// Highest exposure level by `systemd-analyze security`; the validator's is lower.
 const EXPOSURE: f64 = 2.0;
 const VALIDATOR_EXPOSURE: f64 = 1.0;
+/// Bytes of the messages: single frame, first frame, more than one block, the 12-bit length's end, beyond it.
+const PDUS: [u32; 8] = [1, 7, 8, 62, 63, 4095, 4096, 8000];
+/// More than a thousand calls, each by a process of its own.
+const ACCESS_LIMIT: Duration = Duration::from_secs(900);
+/// Prints the calls that did not go as the table says.
+const TRY_ALL: &str = r#"while read -r user group bus interface member verdict; do said=$(setpriv --reuid "$user" --regid "$group" --clear-groups dbus-send --system --print-reply --reply-timeout=5000 --dest="$bus" "/$(echo "$bus" | tr . /)" "$interface.$member" 2>&1 </dev/null); case "$said" in *AccessDenied*) found=deny;; *) found=allow;; esac; [ "$found" = "$verdict" ] || echo "$user $group $interface.$member at $bus: $found"; done < /run/access | head -40"#;
 /// RAUC writes 175 MiB through a device-mapper target, emulated.
 const RAUC_LIMIT: Duration = Duration::from_secs(300);
 
@@ -19,14 +26,19 @@ const RAUC_LIMIT: Duration = Duration::from_secs(300);
 pub fn run(paths: &Paths) -> Outcome {
     let dir = paths.dir.join("inside");
     let bundle = paths.bundle(AFTER);
-    let bundle_bytes =
-        std::fs::metadata(&bundle).map_err(|e| Failure::new(format!("{}: {e}", bundle.display())))?.len();
-    let options = Options { dir, fresh: true, console: Console::Log, second_disk: Some(bundle) };
+    let matrix = access_matrix(paths)?;
+    let bytes = |file: &PathBuf| {
+        std::fs::metadata(file).map(|data| data.len()).map_err(|e| Failure::new(format!("{}: {e}", file.display())))
+    };
+    let (bundle_bytes, matrix_bytes) = (bytes(&bundle)?, bytes(&matrix)?);
+    let options = Options { dir, fresh: true, console: Console::Log, disks: vec![bundle, matrix] };
     let machine = Machine::start(paths, &options)?;
-    let mut guest = Guest { shell: machine.up(BOOT_LIMIT)?, bundle_bytes };
-    let checks: [(&str, Check); 4] = [
+    let mut guest = Guest { shell: machine.up(BOOT_LIMIT)?, bundle_bytes, matrix_bytes };
+    let checks: [(&str, Check); 6] = [
         ("exposure of the units", Guest::exposure),
+        ("every member called as every user", Guest::access),
         ("a bus-off is left again", Guest::bus_off),
+        ("ISO-TP with the kernel's, both ways", Guest::isotp),
         ("GRUB's tools and our environment", Guest::grub_tools),
         ("Debian's RAUC installs our bundle", Guest::rauc),
     ];
@@ -37,12 +49,22 @@ pub fn run(paths: &Paths) -> Outcome {
     Ok(())
 }
 
+/// Every call with its verdict, as a file.
+fn access_matrix(paths: &Paths) -> Result<PathBuf, Failure> {
+    let table = output(cargo().args(["run", "--quiet", "-p", "pitstop-dbus", "--example", "access-matrix"]))?;
+    let file = paths.dir.join("access.tsv");
+    std::fs::write(&file, table).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+    Ok(file)
+}
+
 type Check = fn(&mut Guest) -> Outcome;
 
 struct Guest {
     shell: Shell,
     /// Length of the bundle at the beginning of the second disk.
     bundle_bytes: u64,
+    /// The same of the table on the third.
+    matrix_bytes: u64,
 }
 
 impl Guest {
@@ -78,11 +100,41 @@ impl Guest {
         Ok(())
     }
 
+    /// Only what the table allows passes the bus. Calls carry no arguments: the bus judges before a service sees them.
+    fn access(&mut self) -> Outcome {
+        self.text(&format!("head -c {} /dev/vdc > /run/access", self.matrix_bytes))?;
+        let wrong = self.within(TRY_ALL, ACCESS_LIMIT)?;
+        if wrong.trim().is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(format!("not as the table says:\n{wrong}")))
+    }
+
     /// The interface leaves bus-off by itself, as its network file asks, and carries frames again.
     fn bus_off(&mut self) -> Outcome {
         self.expect("ip -details link show can0", "restart-ms 100")?;
         self.text("ip link set can0 down && ip link set can0 up")?;
         self.expect("timeout 10 candump -n 1 can0 || true", "can0")
+    }
+
+    /// Messages of lengths at which the protocol changes its form, to us by isotpsend and back to isotprecv.
+    fn isotp(&mut self) -> Outcome {
+        for (kind, more) in [("classic", ""), ("fd", "-L 72:64:0")] {
+            self.text(&format!(
+                "(setsid /usr/libexec/pitstop/can-bridge echo vcan1 {kind} > /run/echo.log 2>&1 & echo $! > /run/echo.pid); sleep 1"
+            ))?;
+            for bytes in PDUS {
+                self.text(&format!("head -c {bytes} /dev/urandom | od -An -v -tx1 | tr -d '\\n' > /run/pdu"))?;
+                self.text(&format!("rm -f /run/back; (setsid timeout 20 isotprecv -s 6B8 -d 6B0 {more} vcan1 > /run/back 2>&1 &); sleep 0.3; isotpsend -s 6A0 -d 6A8 {more} vcan1 < /run/pdu"))?;
+                let same = "for i in $(seq 100); do [ -s /run/back ] && break; sleep 0.2; done; sleep 0.2; [ \"$(tr -d ' \\n' < /run/back | tr A-F a-f)\" = \"$(tr -d ' \\n' < /run/pdu)\" ]";
+                self.text(same).map_err(|_| {
+                    let said = self.text("head -c 300 /run/back /run/echo.log").unwrap_or_default();
+                    Failure::new(format!("{kind}, {bytes} bytes do not come back: {said}"))
+                })?;
+            }
+            self.text("kill $(cat /run/echo.pid); pkill -f 'can-bridge echo' || true")?;
+        }
+        Ok(())
     }
 
     fn grub_tools(&mut self) -> Outcome {

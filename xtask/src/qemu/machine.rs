@@ -31,8 +31,8 @@ pub struct Options {
     /// Whether to begin as from the factory.
     pub fresh: bool,
     pub console: Console,
-    /// A file that the guest has as another disk, read-only.
-    pub second_disk: Option<PathBuf>,
+    /// Files that the guest has as more disks, read-only: vdb, vdc, ...
+    pub disks: Vec<PathBuf>,
 }
 
 /// A running machine. Dropping it takes its power away.
@@ -40,7 +40,7 @@ pub struct Options {
 pub struct Machine {
     dir: PathBuf,
     console: Console,
-    second_disk: Option<PathBuf>,
+    disks: Vec<PathBuf>,
     sockets: PathBuf,
     qemu: Child,
     tpm: Child,
@@ -63,9 +63,9 @@ impl Machine {
                 output(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(from).arg(&to))?;
             }
         }
-        let second_disk = options.second_disk.clone();
-        let (tpm, qemu, end) = power_on(&dir, &sockets, options.console, second_disk.as_deref())?;
-        Ok(Self { dir, console: options.console, second_disk, sockets, qemu, tpm, end })
+        let disks = options.disks.clone();
+        let (tpm, qemu, end) = power_on(&dir, &sockets, options.console, &disks)?;
+        Ok(Self { dir, console: options.console, disks, sockets, qemu, tpm, end })
     }
 
     /// Takes the power away, as a cut would: disk and TPM keep what they had.
@@ -79,8 +79,7 @@ impl Machine {
     /// Gives the power back. Everything begins anew but disk, firmware variables and TPM.
     pub fn power_on(&mut self) -> Outcome {
         self.cut();
-        (self.tpm, self.qemu, self.end) =
-            power_on(&self.dir, &self.sockets, self.console, self.second_disk.as_deref())?;
+        (self.tpm, self.qemu, self.end) = power_on(&self.dir, &self.sockets, self.console, &self.disks)?;
         Ok(())
     }
 
@@ -169,7 +168,7 @@ fn power_on(
     dir: &Path,
     sockets: &Path,
     console: Console,
-    second_disk: Option<&Path>,
+    disks: &[PathBuf],
 ) -> Result<(Child, Child, Monitor), Failure> {
     // Those of the last time would be taken for the new ones.
     for old in ["tpm.sock", "shell.sock", "monitor.sock"] {
@@ -177,9 +176,9 @@ fn power_on(
     }
     let tpm = start_tpm(dir, sockets)?;
     let mut qemu = emulator(dir, sockets, console);
-    if let Some(file) = second_disk {
-        qemu.args(["-drive", &format!("if=none,id=more,format=raw,readonly=on,file={}", file.display())]);
-        qemu.args(["-device", "virtio-blk-pci,drive=more"]);
+    for (at, file) in disks.iter().enumerate() {
+        qemu.args(["-drive", &format!("if=none,id=more{at},format=raw,readonly=on,file={}", file.display())]);
+        qemu.args(["-device", &format!("virtio-blk-pci,drive=more{at}")]);
     }
     let qemu = qemu.spawn().map_err(|e| Failure::new(format!("cannot start qemu-system-x86_64: {e}")))?;
     let end = Monitor::watch(&sockets.join("monitor.sock"))?;

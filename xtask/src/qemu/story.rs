@@ -39,7 +39,7 @@ impl Story {
         let started = Instant::now();
         let dir = paths.dir.join("scenario");
         let journal = dir.join("journal.txt");
-        let machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log, second_disk: None })?;
+        let machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log, disks: Vec::new() })?;
         eprintln!("==> starting (console: {})", machine.console_log().display());
         let shell = machine.up(BOOT_LIMIT)?;
         let mut story = Self { machine, shell, phase: String::new(), started, cuts, restarts: 0, journal };

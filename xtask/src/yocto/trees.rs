@@ -232,8 +232,12 @@ fn services(options: &Options) -> Outcome {
     Ok(())
 }
 
-/// This machine's cargo on the sources, with the crates that bitbake unpacked as the only registry, once with the arguments of each
-/// recipe. Not its release profile, whose link-time optimisation says nothing about the crates and takes long.
+/// Options of recipe `pitstop` that reach cargo.
+const CARGO_OPTIONS: [&str; 3] = ["tpm", "hmi-web", "qemu"];
+
+/// This machine's cargo on the sources, with the crates that bitbake unpacked as the only registry and the arguments of each recipe:
+/// as the recipe is, and with all its options. Not its release profile, whose link-time optimisation says nothing about the crates
+/// and takes long.
 fn build(options: &Options) -> Outcome {
     for recipe in ["pitstop", "pitstop-bundle-native"] {
         let crates = Path::new(&options.variable(recipe, "UNPACKDIR")?).join("cargo_home/bitbake");
@@ -241,18 +245,31 @@ fn build(options: &Options) -> Outcome {
             return Err(Failure::new(format!("{} is not there", crates.display())));
         }
         let flags = options.variable(recipe, "CARGO_BUILD_FLAGS")?;
-        let ours = flags.split_whitespace().skip_while(|word| *word != "--package");
-        let mut command = cargo();
-        command
-            .current_dir(options.sources())
-            .env("CARGO_HOME", options.work.join("cargo-empty"))
-            .env("CARGO_TARGET_DIR", options.work.join("cargo-target"))
-            .args(["build", "--frozen", "--quiet"])
-            .args(ours)
-            .args(["--config", "source.crates-io.replace-with=\"bitbake\""])
-            .arg("--config")
-            .arg(format!("source.bitbake.directory={:?}", crates.display().to_string()));
-        step(&format!("build of what {recipe} unpacked"), &mut command)?;
+        let mut arguments: Vec<String> =
+            flags.split_whitespace().skip_while(|word| *word != "--package").map(str::to_owned).collect();
+        step(&format!("build of what {recipe} unpacked"), &mut compile(options, &crates, &arguments))?;
+        if recipe == "pitstop" {
+            for name in CARGO_OPTIONS {
+                let option = options.variable(recipe, &format!("PACKAGECONFIG --flag {name}"))?;
+                let words = option.split(',').next().unwrap_or_default().split_whitespace();
+                arguments.extend(words.map(str::to_owned));
+            }
+            step("the same with all options", &mut compile(options, &crates, &arguments))?;
+        }
     }
     Ok(())
+}
+
+fn compile(options: &Options, crates: &Path, arguments: &[String]) -> Command {
+    let mut command = cargo();
+    command
+        .current_dir(options.sources())
+        .env("CARGO_HOME", options.work.join("cargo-empty"))
+        .env("CARGO_TARGET_DIR", options.work.join("cargo-target"))
+        .args(["build", "--frozen", "--quiet"])
+        .args(arguments)
+        .args(["--config", "source.crates-io.replace-with=\"bitbake\""])
+        .arg("--config")
+        .arg(format!("source.bitbake.directory={:?}", crates.display().to_string()));
+    command
 }
