@@ -182,7 +182,7 @@ impl OtaError {
     }
 
     /// Whether the bus answered with `org.freedesktop.DBus.Error.NAME`.
-    fn is_bus_error(&self, name: &str) -> bool {
+    pub fn is_bus_error(&self, name: &str) -> bool {
         let found = match self {
             Self::Bus(zbus::Error::MethodError(found, _, _)) => found.to_string(),
             Self::Bus(zbus::Error::FDO(error)) => DBusError::name(&**error).to_string(),

@@ -46,7 +46,7 @@ impl CtlError {
                 Some(unit) => format!("look at 'systemctl status {unit}', or give another bus by --address"),
                 None => "look at the journal, or give another bus by --address".to_owned(),
             },
-            Self::Refused(OtaError::Bus(zbus::Error::MethodError(name, ..))) if name.ends_with("AccessDenied") => {
+            Self::Refused(error) if error.is_bus_error("AccessDenied") => {
                 "run it as root for reading, or as a member of the group pitstop-admin".to_owned()
             }
             Self::Refused(error) => error.advice().to_owned(),
@@ -89,14 +89,8 @@ impl CtlError {
     /// The error of a call to the service `X` (`Manager`).
     pub fn of_call(service: &'static str) -> impl Fn(OtaError) -> Self {
         move |error| {
-            let away = match &error {
-                OtaError::Bus(zbus::Error::MethodError(name, ..)) => AWAY.iter().any(|away| name.ends_with(away)),
-                OtaError::Bus(zbus::Error::FDO(error)) => {
-                    matches!(**error, zbus::fdo::Error::ServiceUnknown(_) | zbus::fdo::Error::NameHasNoOwner(_))
-                }
-                OtaError::Bus(zbus::Error::InputOutput(_)) => true,
-                _ => false,
-            };
+            let away = matches!(error, OtaError::Bus(zbus::Error::InputOutput(_)))
+                || AWAY.iter().any(|away| error.is_bus_error(away));
             if away { Self::NoService(pitstop_dbus::bus_name(service)) } else { Self::Refused(error) }
         }
     }
@@ -144,6 +138,8 @@ mod tests {
     fn a_name_without_owner_is_a_service_that_does_not_run() {
         let error = zbus::Error::from(zbus::fdo::Error::ServiceUnknown("x".into()));
         assert!(matches!(CtlError::of_call("Manager")(OtaError::Bus(error)), CtlError::NoService(_)));
+        let denied = CtlError::of_call("Manager")(OtaError::Bus(zbus::fdo::Error::AccessDenied("x".into()).into()));
+        assert!(denied.advice().contains("pitstop-admin"), "{}", denied.advice());
         let busy = OtaError::Busy("x".into());
         assert!(matches!(CtlError::of_call("Manager")(busy), CtlError::Refused(_)));
     }
