@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard, mpsc};
 
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::init::DeviceCa;
+use crate::init::{DeviceCa, key_name};
 use crate::links::LinkKey;
 use crate::metrics::Metrics;
 use crate::model::{AuditEntry, Bundle, Event, Release, ReleaseState, Vehicle};
@@ -30,14 +30,17 @@ pub struct OnlineKeys {
 
 impl OnlineKeys {
     fn load(dir: &DataDir, repository: Repo) -> Result<Self, Error> {
-        let key = |role: Role| {
-            let path = dir.keys().join(format!("{repository}-{role}.pem"));
-            let pem = std::fs::read(&path).map_err(Error::internal("reading a signing key"))?;
-            let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(Error::internal("reading a signing key"))?;
-            MemorySigner::from_pkcs8(der.secret_pkcs8_der()).map_err(Error::internal("reading a signing key"))
-        };
+        let key = |role: Role| read_key(&dir.keys().join(key_name(repository, role)));
         Ok(Self { targets: key(Role::Targets)?, snapshot: key(Role::Snapshot)?, timestamp: key(Role::Timestamp)? })
     }
+}
+
+/// A signing key from a PEM file (PKCS#8).
+pub(crate) fn read_key(path: &std::path::Path) -> Result<MemorySigner, Error> {
+    let failed = "reading a signing key";
+    let pem = std::fs::read(path).map_err(Error::internal(failed))?;
+    let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(Error::internal(failed))?;
+    MemorySigner::from_pkcs8(der.secret_pkcs8_der()).map_err(Error::internal(failed))
 }
 
 /// Where vehicles reach the listeners.

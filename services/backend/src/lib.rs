@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`model`] (what is known), [`rules`] (pure decisions: who is eligible, when a campaign stops),
 //! [`assignments`] (how one vehicle's part moves), then the services on [`Backend`]: [`vehicles`] and [`bundles`], [`releases`],
-//! [`campaigns`] and [`controller`], [`director`] and [`image`], [`status`]. [`store`] keeps it, [`http`] and [`mqtt`] let the
+//! [`campaigns`] and [`controller`], [`director`] and [`image`], [`offline`] (workshops), [`status`]. [`store`] keeps it, [`http`] and [`mqtt`] let the
 //! world in, [`init`] makes a new backend's keys and files.
 //!
 //! One rule above all: a vehicle's update has succeeded when a signed manifest, later than the offer, equals what was assigned.
@@ -23,6 +23,7 @@ pub mod links;
 pub mod metrics;
 pub mod model;
 pub mod mqtt;
+pub mod offline;
 pub mod progress;
 pub mod releases;
 pub mod rules;

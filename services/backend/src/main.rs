@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use pitstop_backend::backend::Backend;
 use pitstop_backend::clock::Clock;
 use pitstop_backend::init::{InitOptions, init};
+use pitstop_backend::offline::PackageOptions;
 use pitstop_backend::serve::serve;
 use pitstop_backend::settings::{DataDir, Settings};
 use pitstop_backend::vehicles::RegisterVehicle;
@@ -38,6 +39,8 @@ enum Command {
         #[arg(long)]
         vin: Vin,
     },
+    /// Make a package by which a workshop updates the TCU without a network; also while the backend serves.
+    OfflinePackage(PackageArgs),
     /// Print the OpenAPI document of the operators' interface.
     Openapi,
 }
@@ -74,6 +77,27 @@ struct InitArgs {
 }
 
 #[derive(Args)]
+struct PackageArgs {
+    #[arg(long, env = "PITSTOP_BACKEND_DIR")]
+    dir: PathBuf,
+    /// Id of a published release that has a bundle for the TCU.
+    #[arg(long)]
+    release: String,
+    /// Folder with director-offline-snapshot.pem and director-offline-targets.pem.
+    #[arg(long)]
+    keys: PathBuf,
+    /// For this vehicle alone; for every one with the bundle's hardware if absent.
+    #[arg(long)]
+    vin: Option<Vin>,
+    /// Days it is good for.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=90))]
+    days: u32,
+    /// The package to write.
+    #[arg(long, short, value_name = "FILE.tar")]
+    out: PathBuf,
+}
+
+#[derive(Args)]
 struct ServeArgs {
     #[arg(long, env = "PITSTOP_BACKEND_DIR")]
     dir: PathBuf,
@@ -106,6 +130,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Init(args) => run_init(cli.json, args),
         Command::Serve(args) => run_serve(args),
         Command::Claim { dir, vin } => run_claim(cli.json, dir, vin),
+        Command::OfflinePackage(args) => run_package(cli.json, args),
         Command::Openapi => {
             println!("{}", serde_json::to_string_pretty(&pitstop_backend::http::openapi())?);
             Ok(())
@@ -174,6 +199,36 @@ fn run_claim(json: bool, dir: PathBuf, vin: Vin) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string(&claim)?);
     } else {
         println!("{}", claim.claim_token);
+    }
+    Ok(())
+}
+
+fn run_package(json: bool, args: PackageArgs) -> anyhow::Result<()> {
+    let dir = DataDir::new(args.dir);
+    let settings = Settings::load(&dir)?;
+    let options = PackageOptions {
+        release: args.release,
+        keys: args.keys,
+        vin: args.vin,
+        lifetime_secs: u64::from(args.days) * 86_400,
+        out: args.out,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let package = runtime.block_on(async {
+        let (backend, _hints) = Backend::open(dir, settings, Clock::System).await?;
+        backend.offline_package(&options).await
+    });
+    let package = package.context("making the package")?;
+    if json {
+        println!("{}", serde_json::to_string(&package)?);
+    } else {
+        println!(
+            "{}: {} bytes, update {} to {}",
+            package.file.display(),
+            package.length,
+            package.update,
+            package.version
+        );
     }
     Ok(())
 }

@@ -184,7 +184,7 @@ impl DataDir {
     pub fn keys(&self) -> PathBuf {
         self.0.join("keys")
     }
-    /// Root keys: not needed while the backend runs, to be taken away.
+    /// Keys of both roots and of the Director's offline roles: not needed while the backend runs, to be taken away.
     pub fn offline_keys(&self) -> PathBuf {
         self.0.join("offline-keys")
     }

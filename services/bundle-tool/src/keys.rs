@@ -41,6 +41,35 @@ pub(crate) fn run(arguments: &KeysArguments, output: Output) -> anyhow::Result<(
     Ok(())
 }
 
+#[derive(Debug, clap::Args)]
+pub struct TesterArguments {
+    /// Folder for testers.pem (the authority, for /usr/lib/pitstop), tester.cert.pem and tester.key.pem. Existing files are not replaced.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+    /// Name in the tester's certificate; it goes into the TCU's journal.
+    #[arg(long, default_value = "Pitstop tester (development)")]
+    name: String,
+    /// Days the tester's certificate is valid; the authority's lasts ten times as long.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+pub(crate) fn run_tester(arguments: &TesterArguments, output: Output) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&arguments.out).with_context(|| format!("making {}", arguments.out.display()))?;
+    let not_before = chrono::Utc::now().timestamp() - 3600;
+    let ca = identity(&format!("{} CA", arguments.name), Usage::Authority, None, not_before, arguments.days * 10)?;
+    let tester = identity(&arguments.name, Usage::Tester, Some(&ca), not_before, arguments.days)?;
+    create(&arguments.out.join("testers.pem"), &ca.certificate_pem()?, 0o644)?;
+    write(&arguments.out, "tester", &tester)?;
+    if output.json {
+        let (cert, key) = (arguments.out.join("tester.cert.pem"), arguments.out.join("tester.key.pem"));
+        println!("{}", serde_json::json!({ "testers": arguments.out.join("testers.pem"), "cert": cert, "key": key }));
+    } else {
+        println!("made testers.pem and tester.*.pem in {}", arguments.out.display());
+    }
+    Ok(())
+}
+
 fn write(folder: &Path, name: &str, identity: &Identity) -> anyhow::Result<()> {
     create(&folder.join(format!("{name}.cert.pem")), &identity.certificate_pem()?, 0o644)?;
     create(&folder.join(format!("{name}.key.pem")), &identity.key_pem()?, 0o600)

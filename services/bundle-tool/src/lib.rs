@@ -38,6 +38,8 @@ pub enum Verb {
     Verify(show::VerifyArguments),
     /// Make a development authority and a signer (never for production).
     Keys(keys::KeysArguments),
+    /// Make a development authority for testers and one tester that it lets into the TCU (never for production).
+    Tester(keys::TesterArguments),
 }
 
 /// Does what the arguments say.
@@ -48,6 +50,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::Info(info) => show::info(&info, output),
         Verb::Verify(verify) => show::verify(&verify, output),
         Verb::Keys(keys) => keys::run(&keys, output),
+        Verb::Tester(tester) => keys::run_tester(&tester, output),
     }
 }
 

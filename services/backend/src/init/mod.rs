@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::settings::{Advertise, DataDir, Lifetimes, Limits, Listen, Mqtt, Settings};
 
 pub use pki::DeviceCa;
+pub use uptane::key_name;
 
 /// Why the folder was not made.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! The eight Uptane keys and both roots.
+//! The Uptane keys and both roots: four roles of each repository, and the Director's two for workshops (PURE-2).
 
 use std::num::NonZeroU64;
 
@@ -23,10 +23,12 @@ pub(super) fn make(dir: &DataDir, clock: &Clock) -> Result<(), InitError> {
     for repository in [Repository::Director, Repository::Image] {
         let mut builder = RootBuilder::new(repository, NonZeroU64::MIN, expires);
         let mut root_signer = None;
-        for role in Role::ALL {
+        let offline: &[Role] = if repository == Repository::Director { &Role::OFFLINE } else { &[] };
+        for &role in Role::ALL.iter().chain(offline) {
             let key = KeyPair::generate()?;
             let signer = MemorySigner::from_pkcs8(key.serialized_der())?;
-            let folder = if role == Role::Root { dir.offline_keys() } else { dir.keys() };
+            let stays_offline = role == Role::Root || Role::OFFLINE.contains(&role);
+            let folder = if stays_offline { dir.offline_keys() } else { dir.keys() };
             write_secret(&folder.join(key_name(repository, role)), key.serialize_pem().as_bytes())?;
             builder = builder.role(role, [signer.public()], 1);
             if role == Role::Root {
