@@ -35,6 +35,8 @@ pub struct Tcu {
     pub slot: String,
     /// Starts since the beginning, the first included.
     pub starts: u32,
+    /// Services that no start starts.
+    masked: Vec<String>,
 }
 
 /// What differs from one demonstration to the next.
@@ -84,6 +86,7 @@ impl Tcu {
             running: Vec::new(),
             slot: "A".to_owned(),
             starts: 0,
+            masked: Vec::new(),
         };
         tcu.make_slots(wiring.rootfs)?;
         tcu.make_state_folders()?;
@@ -157,10 +160,25 @@ impl Tcu {
         fs::write(&boot_id, format!("start-{}\n", self.starts))?;
         fs::set_permissions(&boot_id, fs::Permissions::from_mode(0o644))?;
         for service in SERVICES {
-            let program = self.spawn(service)?;
-            self.running.push(program);
+            if !self.is_masked(service) {
+                let program = self.spawn(service)?;
+                self.running.push(program);
+            }
         }
         Ok(())
+    }
+
+    /// Ends services for good: no start brings them back.
+    pub async fn mask(&mut self, services: &[&str]) -> anyhow::Result<()> {
+        for service in services {
+            self.masked.push((*service).to_owned());
+            self.stop_service(service).await?;
+        }
+        Ok(())
+    }
+
+    pub fn is_masked(&self, service: &str) -> bool {
+        self.masked.iter().any(|masked| masked == service)
     }
 
     fn spawn(&self, service: &str) -> anyhow::Result<Program> {

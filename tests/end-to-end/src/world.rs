@@ -137,22 +137,25 @@ impl World {
         Ok(world)
     }
 
-    /// Waits until every service owns its name.
+    /// Waits until every service that is not masked owns its name.
     pub async fn wait_for_services(&self) -> anyhow::Result<()> {
         let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
         let names = [
-            "Manager",
-            "BackendLink",
-            "Downloader",
-            "Validator",
-            "Hmi",
-            "Flasher",
-            "SelfUpdate",
-            "UdsServer",
-            "VehicleState",
+            ("Manager", "manager"),
+            ("BackendLink", "backend-link"),
+            ("Downloader", "downloader"),
+            ("Validator", "validator"),
+            ("Hmi", "hmi"),
+            ("Flasher", "flasher"),
+            ("SelfUpdate", "self-update"),
+            ("UdsServer", "uds-server"),
+            ("VehicleState", "vehicle-state"),
         ];
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-        for name in names {
+        for (name, service) in names {
+            if self.tcu.is_masked(service) {
+                continue;
+            }
             let full = zbus::names::BusName::try_from(pitstop_dbus::bus_name(name))?;
             while !bus.name_has_owner(full.clone()).await? {
                 if tokio::time::Instant::now() > deadline {

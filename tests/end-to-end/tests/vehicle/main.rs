@@ -9,3 +9,4 @@ mod looking_on;
 mod network;
 mod prompts;
 mod tester;
+mod workshop;

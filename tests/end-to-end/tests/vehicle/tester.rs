@@ -46,7 +46,7 @@ fn read_tcu(port: u16, address: u16) -> anyhow::Result<Value> {
 }
 
 /// The interpreter of the peers' environment.
-fn python() -> anyhow::Result<PathBuf> {
+pub fn python() -> anyhow::Result<PathBuf> {
     if let Some(python) = std::env::var_os("PITSTOP_PEERS_PYTHON") {
         return Ok(python.into());
     }

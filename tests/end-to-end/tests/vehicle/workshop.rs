@@ -1,0 +1,236 @@
+//! A workshop updates the TCU with a tester that nobody here wrote, while everything that serves the network is away.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use pitstop_dbus::{SelfUpdateProxy, SlotStatus, UdsServerProxy};
+use pitstop_end_to_end::firmware::{TCU_AFTER, TCU_BEFORE};
+use pitstop_end_to_end::process::run;
+use pitstop_end_to_end::programs::Programs;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::drive::Drive;
+use crate::tester::python;
+
+/// All but the four that a workshop needs.
+const AWAY: [&str; 5] = ["manager", "backend-link", "downloader", "hmi", "flasher"];
+const SETTINGS: &str = "listen = \"127.0.0.1:0\"\n[workshop]\ntrial_secs = 2\nblock_bytes = 16384\n";
+
+/// A vehicle in a workshop.
+struct Workshop {
+    drive: Drive,
+    /// Certificate and key of its tester.
+    tester: (PathBuf, PathBuf),
+    _keys: tempfile::TempDir,
+}
+
+impl Workshop {
+    async fn open() -> anyhow::Result<Self> {
+        let keys = tempfile::tempdir()?;
+        let out = keys.path().join("tester");
+        run(&Programs::find()?.bundle_tool, &["tester", "--out", text(&out)?])?;
+        let testers = fs::read_to_string(out.join("testers.pem"))?;
+        let files = [("usr/lib/pitstop/testers.pem", testers.as_str()), ("etc/pitstop/uds-server.toml", SETTINGS)];
+        let drive = Drive::start(&files).await?;
+        Ok(Self { drive, tester: (out.join("tester.cert.pem"), out.join("tester.key.pem")), _keys: keys })
+    }
+
+    /// A package of the new release, signed with the offline keys in `keys`.
+    fn package(&self, name: &str, keys: &Path) -> anyhow::Result<PathBuf> {
+        let world = &self.drive.world;
+        let out = world.dir.join(name);
+        let folder = text(&world.backend.dir)?;
+        let words = ["offline-package", "--dir", folder, "--release", &world.release, "--keys", text(keys)?];
+        run(&world.programs.backend, &[&words[..], &["--out", text(&out)?]].concat())?;
+        Ok(out)
+    }
+
+    fn offline_keys(&self) -> PathBuf {
+        self.drive.world.backend.dir.join("offline-keys")
+    }
+
+    /// Lets the tester take steps; what came of each.
+    async fn tester(&self, steps: &[&str]) -> anyhow::Result<Vec<Value>> {
+        let server = UdsServerProxy::new(&self.drive.world.connection).await?;
+        let (port, address) = (server.port().await?.to_string(), server.logical_address().await?.to_string());
+        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../peers/workshop.py");
+        let mut command = Command::new(python()?);
+        command.arg(script).args([port, address]).args([&self.tester.0, &self.tester.1]).args(steps);
+        let done = command.output().context("starting Python")?;
+        ensure!(done.status.success(), "workshop.py {steps:?}: {}", String::from_utf8_lossy(&done.stderr));
+        Ok(serde_json::from_slice(&done.stdout)?)
+    }
+
+    /// The same where every step must come to this.
+    async fn expect(&self, steps: &[(&str, Value)]) -> anyhow::Result<()> {
+        let names: Vec<&str> = steps.iter().map(|(step, _)| *step).collect();
+        let told = self.tester(&names).await?;
+        for (told, (step, wanted)) in told.iter().zip(steps) {
+            let found = if told["nrc"].is_null() { &told["ok"] } else { &told["nrc"] };
+            ensure!(told["nrc"].is_null() == wanted["nrc"].is_null(), "{step}: {told}, wanted is {wanted}");
+            let wanted = if wanted["nrc"].is_null() { wanted } else { &wanted["nrc"] };
+            ensure!(found == wanted, "{step}: {told}, wanted is {wanted}");
+        }
+        Ok(())
+    }
+
+    async fn status(&self) -> anyhow::Result<String> {
+        let told = self.tester(&["status"]).await?;
+        let status = told.first().and_then(|step| step["ok"].as_str());
+        status.map(str::to_owned).with_context(|| format!("{told:?}"))
+    }
+
+    /// Lets the machine live until the status says this.
+    async fn until(&mut self, wanted: &str) -> anyhow::Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut last = String::new();
+        while Instant::now() < deadline {
+            if self.drive.world.tcu.tick().await? {
+                self.drive.world.wait_for_services().await?;
+            }
+            // Nobody answers during a restart.
+            if let Ok(status) = self.status().await {
+                if status.contains(wanted) {
+                    return Ok(());
+                }
+                last = status;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        bail!("{wanted:?} did not come; the status is {last:?}")
+    }
+
+    async fn slots(&self) -> anyhow::Result<Vec<SlotStatus>> {
+        Ok(SelfUpdateProxy::new(&self.drive.world.connection).await?.get_slots().await?)
+    }
+
+    async fn signal(&self, name: &str, value: f64) -> anyhow::Result<()> {
+        let order = json!({ "command": "signal", "name": name, "value": value });
+        self.drive.world.simulator.control(&order).await?;
+        Ok(())
+    }
+}
+
+fn nrc(code: u8) -> Value {
+    json!({ "nrc": code })
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path is not UTF-8")
+}
+
+#[tokio::test]
+async fn a_workshop_updates_the_tcu_without_any_network() -> anyhow::Result<()> {
+    let mut workshop = Workshop::open().await?;
+    let package = workshop.package("update.tar", &workshop.offline_keys())?;
+    workshop.drive.world.tcu.mask(&AWAY).await?;
+    let download = format!("download={}", text(&package)?);
+    let length = fs::metadata(&package)?.len();
+    workshop
+        .expect(&[
+            ("program", json!(2)),
+            (download.as_str(), nrc(0x34)),
+            ("restart", nrc(0x34)),
+            ("authenticate", json!(0x12)),
+            ("restart", nrc(0x24)),
+            (download.as_str(), json!(length)),
+            ("verify", json!(0)),
+            ("version", json!(TCU_BEFORE)),
+        ])
+        .await?;
+    // It stands only as long as nobody pushes it.
+    workshop.signal("VehicleSpeed", 30.0).await?;
+    sleep(Duration::from_millis(300)).await;
+    let told = workshop.tester(&["program", "authenticate", "restart", "status"]).await?;
+    ensure!(told[2]["nrc"] == 0x22 && told[3]["ok"].as_str().is_some_and(|s| s.contains("error=NotSafe")), "{told:?}");
+    workshop.signal("VehicleSpeed", 0.0).await?;
+    sleep(Duration::from_millis(300)).await;
+    workshop.expect(&[("program", json!(2)), ("authenticate", json!(0x12)), ("restart", json!(1))]).await?;
+
+    workshop.until("wish=kept").await?;
+    let slots = workshop.slots().await?;
+    let kept = slots.iter().find(|slot| slot.booted).context("no slot runs")?;
+    ensure!((kept.name.as_str(), kept.version.as_str(), kept.state.as_str()) == ("B", TCU_AFTER, "good"), "{slots:?}");
+    ensure!(slots.iter().all(|slot| slot.booted || slot.state == "bad"), "not committed: {slots:?}");
+    let told = workshop.tester(&["version", "program", "authenticate", "roll-back"]).await?;
+    ensure!(told[0]["ok"] == TCU_AFTER && told[3]["nrc"] == 0x24, "{told:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_workshop_must_not_bring_is_refused_by_name_and_leaves_the_slots_alone() -> anyhow::Result<()> {
+    let mut workshop = Workshop::open().await?;
+    let world = &workshop.drive.world;
+    // Another maker's keys, under the names of ours.
+    let other = world.dir.join("other-backend");
+    let host = ["--host", "127.0.0.1"];
+    run(&world.programs.backend, &[&["init", "--dir", text(&other)?][..], &host].concat())?;
+    let foreign = workshop.package("foreign.tar", &other.join("offline-keys"))?;
+    let good = workshop.package("good.tar", &workshop.offline_keys())?;
+    let bytes = fs::read(&good)?;
+    let made = |name: &str, bytes: &[u8]| -> anyhow::Result<PathBuf> {
+        let path = world.dir.join(name);
+        fs::write(&path, bytes)?;
+        Ok(path)
+    };
+    let mut flipped = bytes.clone();
+    let middle = flipped.len() / 2;
+    if let Some(byte) = flipped.get_mut(middle) {
+        *byte ^= 1;
+    }
+    let cases = [
+        (foreign, "UnmetThreshold"),
+        (made("zeros.tar", &vec![0; bytes.len()])?, "BadBundle"),
+        (made("flipped.tar", &flipped)?, "HashMismatch"),
+        (made("half.tar", bytes.get(..middle).unwrap_or_default())?, "BadBundle"),
+    ];
+    workshop.drive.world.tcu.mask(&AWAY).await?;
+    let before = workshop.drive.world.slot_digests()?;
+    for (package, error) in cases {
+        let download = format!("download={}", text(&package)?);
+        let told = workshop.tester(&["program", "authenticate", &download, "verify", "restart", "status"]).await?;
+        let status = told[5]["ok"].as_str().unwrap_or_default();
+        ensure!(matches!(told[2]["nrc"].as_u64(), Some(0x71 | 0x72)), "{error}: {told:?}");
+        ensure!(told[3]["nrc"] == 0x24 && told[4]["nrc"] == 0x24, "{error}: {told:?}");
+        let again = workshop.tester(&["program", "authenticate", &download, "status"]).await?;
+        ensure!(again[3]["ok"].as_str().is_some_and(|s| s.contains(error)), "{error}: {again:?}, before {status}");
+    }
+    ensure!(workshop.drive.world.slot_digests()? == before, "a slot was written");
+    // Another's tester.
+    let keys = tempfile::tempdir()?;
+    run(&workshop.drive.world.programs.bundle_tool, &["tester", "--out", text(&keys.path().join("t"))?])?;
+    let ours = std::mem::replace(
+        &mut workshop.tester,
+        (keys.path().join("t/tester.cert.pem"), keys.path().join("t/tester.key.pem")),
+    );
+    workshop.expect(&[("program", json!(2)), ("authenticate", nrc(0x52))]).await?;
+    // And after all that the good one still goes in.
+    workshop.tester = ours;
+    let download = format!("download={}", text(&good)?);
+    let steps = [
+        ("program", json!(2)),
+        ("authenticate", json!(0x12)),
+        (download.as_str(), json!(bytes.len())),
+        ("verify", json!(0)),
+    ];
+    workshop.expect(&steps).await?;
+    workshop.expect(&[("program", json!(2)), ("authenticate", json!(0x12)), ("roll-back", json!(0))]).await?;
+    workshop.until("wish=left").await
+}
+
+#[tokio::test]
+async fn while_an_update_over_the_air_is_under_way_the_workshop_is_told_to_wait() -> anyhow::Result<()> {
+    let mut workshop = Workshop::open().await?;
+    let package = workshop.package("update.tar", &workshop.offline_keys())?;
+    workshop.drive.begin_update().await?;
+    workshop.drive.until_phase("awaiting-consent", Duration::from_secs(30)).await?;
+    let download = format!("download={}", text(&package)?);
+    let told = workshop.tester(&["program", "authenticate", &download, "status"]).await?;
+    ensure!(told[2]["nrc"] == 0x22, "{told:?}");
+    ensure!(told[3]["ok"].as_str().is_some_and(|status| status.contains("error=Busy")), "{told:?}");
+    Ok(())
+}
