@@ -78,7 +78,16 @@ pub fn check(options: &Options) -> Outcome {
 
 fn judge(options: &Options, name: &str, claims: &[Claim]) -> Outcome {
     options.bitbake(&format!("{name}: graph"), "bitbake -g pitstop-image pitstop-tcu-bundle")?;
-    let built = options.graph()?;
+    let wrong = broken(claims, &options.graph()?, |recipe, variable| options.variable(recipe, variable))?;
+    if wrong.is_empty() { Ok(()) } else { Err(Failure::new(format!("{name}: {}", wrong.join("\n")))) }
+}
+
+/// The claims that do not hold, given the recipes of the graph and a way to ask for a recipe's variable.
+fn broken(
+    claims: &[Claim],
+    built: &[String],
+    variable_of: impl Fn(&str, &str) -> Result<String, Failure>,
+) -> Result<Vec<String>, Failure> {
     let has = |recipe: &str| built.iter().any(|line| line == recipe);
     let mut wrong = Vec::new();
     for claim in claims {
@@ -86,7 +95,7 @@ fn judge(options: &Options, name: &str, claims: &[Claim]) -> Outcome {
             Builds(recipe) if !has(recipe) => wrong.push(format!("{recipe} is not built")),
             Spares(recipe) if has(recipe) => wrong.push(format!("{recipe} is built")),
             Says(recipe, variable, word) | Omits(recipe, variable, word) => {
-                let value = options.variable(recipe, variable)?;
+                let value = variable_of(recipe, variable)?;
                 let there = value.split_whitespace().any(|found| found == *word);
                 if there == matches!(claim, Omits(..)) {
                     wrong.push(format!("{variable} of {recipe}, about {word}: {value}"));
@@ -95,7 +104,7 @@ fn judge(options: &Options, name: &str, claims: &[Claim]) -> Outcome {
             _ => {}
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(Failure::new(format!("{name}: {}", wrong.join("\n")))) }
+    Ok(wrong)
 }
 
 /// Sources from a git URL at a pinned commit instead of the checkout.
@@ -145,4 +154,19 @@ fn refused(options: &Options, layer: &[PathBuf]) -> Outcome {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_does_not_hold_is_told() {
+        let built = ["chrony".to_owned()];
+        let value = |_: &str, _: &str| Ok("tpm hmi-web".to_owned());
+        let holds = [Builds("chrony"), Spares("ovmf"), Says("pitstop", "P", "tpm"), Omits("pitstop", "P", "hmi")];
+        assert!(broken(&holds, &built, value).unwrap().is_empty());
+        let not = [Builds("ovmf"), Spares("chrony"), Says("pitstop", "P", "hmi"), Omits("pitstop", "P", "tpm")];
+        assert_eq!(broken(&not, &built, value).unwrap().len(), 4);
+    }
 }
