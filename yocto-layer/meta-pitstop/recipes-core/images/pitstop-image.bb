@@ -66,6 +66,8 @@ ROOTFS_POSTPROCESS_COMMAND += "pitstop_slot_layout"
 # receive nothing any more after a reset without power off: start it again.
 QB_DEFAULT_FSTYPE = "wic"
 QB_DEFAULT_KERNEL = "none"
+# As virtio block device, whose driver the kernel fragment builds in.
+QB_DRIVE_TYPE = "/dev/vd"
 QB_MEM = "-m 1024"
 QB_OPT_APPEND:append = " -object can-bus,id=canbus0 -device kvaser_pci,canbus=canbus0,addr=10 -device kvaser_pci,canbus=canbus0,addr=11 \
     -device i6300esb -action watchdog=reset -action reboot=shutdown"
