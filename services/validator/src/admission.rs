@@ -55,21 +55,33 @@ impl Admission {
         bundle: Source<'_>,
         progress: Progress<'_>,
     ) -> Result<(), OtaError> {
+        match self.prepare(vault, keyring, bundle, progress)? {
+            Some(record) => vault.admit(&self.update, &self.ecu, self.purpose, &record),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything but the record that admits it; `None` if it is admitted already. A file without a record is swept away.
+    pub(crate) fn prepare(
+        &self,
+        vault: &Vault,
+        keyring: &Keyring,
+        bundle: Source<'_>,
+        progress: Progress<'_>,
+    ) -> Result<Option<Record>, OtaError> {
         self.check_floor()?;
         if vault
             .find(&self.update, &self.ecu, self.purpose)?
             .is_some_and(|record| record.sha256 == self.expected.sha256)
         {
-            return Ok(());
+            return Ok(None);
         }
-        let record = if vault.holds(&self.expected.sha256)? {
+        if vault.holds(&self.expected.sha256)? {
             // The same file for a second ECU: what is in the store was hashed on its way in, and is judged again.
             let record = self.placeholder();
-            self.judge(vault.open_bundle(&record)?, keyring, progress)?
-        } else {
-            self.take_in(vault, keyring, bundle, progress)?
-        };
-        vault.admit(&self.update, &self.ecu, self.purpose, &record)
+            return self.judge(vault.open_bundle(&record)?, keyring, progress).map(Some);
+        }
+        self.take_in(vault, keyring, bundle, progress).map(Some)
     }
 
     fn take_in(

@@ -170,9 +170,16 @@ impl Validator {
 
     fn admit_from(&self, mut package: Package, admission: &Admission) -> Result<(), OtaError> {
         let mut bundle = package.stream.by_ref().take(admission.expected.length);
-        admission.run(&self.vault, &self.keyring, Source::Stream(&mut bundle), &mut |_, _| true)?;
+        let record = admission.prepare(&self.vault, &self.keyring, Source::Stream(&mut bundle), &mut |_, _| true)?;
         let unread = bundle.limit();
-        package.drain(unread)
+        if let Err(error) = package.drain(unread) {
+            self.vault.sweep()?;
+            return Err(error);
+        }
+        match record {
+            Some(record) => self.vault.admit(&admission.update, &admission.ecu, admission.purpose, &record),
+            None => Ok(()),
+        }
     }
 
     /// A workshop's update has ended.
@@ -244,4 +251,38 @@ fn cut(error: &io::Error) -> OtaError {
 
 fn ended() -> OtaError {
     OtaError::LengthMismatch("the package ended before its announced length".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_sender_that_falls_silent_is_given_up_and_nothing_beyond_the_announced_length_is_read() {
+        let (mut package, mut sink) = pipe(1024).unwrap();
+        package.stream.silence = Duration::from_millis(20);
+        sink.write_all(&[0x41; 100]).unwrap();
+        assert!(matches!(package.read_metadata(), Err(OtaError::Slow(_))));
+        let (mut package, mut sink) = pipe(10).unwrap();
+        sink.write_all(&[0; 100]).unwrap();
+        let mut read = Vec::new();
+        package.stream.read_to_end(&mut read).unwrap();
+        assert_eq!((read.len(), package.stream.taken.load(Ordering::Relaxed)), (10, 10));
+    }
+
+    #[test]
+    fn a_sender_that_trickles_is_given_up() {
+        let (mut package, mut sink) = pipe(1 << 20).unwrap();
+        sink.write_all(&[0; 50]).unwrap();
+        let begun = Instant::now().checked_sub(GRACE + Duration::from_secs(2));
+        package.stream.begun = begun.expect("a machine that runs for more than a minute");
+        assert!(matches!(package.read_metadata(), Err(OtaError::Slow(_))));
+    }
+
+    #[test]
+    fn ten_gigabytes_are_refused_before_there_is_a_pipe() {
+        assert!(matches!(pipe(10_000_000_000), Err(OtaError::TooLarge(_))));
+    }
 }

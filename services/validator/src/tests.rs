@@ -6,6 +6,7 @@ mod world;
 mod admission;
 mod contract;
 mod cuts;
+mod local;
 mod manifest;
 mod stage;
 mod verify;

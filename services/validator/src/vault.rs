@@ -154,7 +154,7 @@ impl Vault {
     }
 
     /// Removes files that no record refers to. Not called while a copy is made.
-    fn sweep(&self) -> Result<(), OtaError> {
+    pub(crate) fn sweep(&self) -> Result<(), OtaError> {
         let doing = "sweeping the admitted store";
         let wanted: BTreeSet<_> = self.references()?.iter().map(Digest::to_string).collect();
         let entries = fs::read_dir(&self.folder).map_err(|error| refusal::io(doing, &error))?;

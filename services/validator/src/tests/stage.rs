@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use pitstop_bundle_io::build::EcuSoftware;
+use pitstop_bundle_io::build::{EcuSoftware, TcuSoftware};
 use pitstop_bundle_io::keys::{self, Usage};
 use pitstop_bundle_io::{Builder, BuiltBundle, Keyring, Signer as BundleSigner};
 use pitstop_dbus::OtaError;
@@ -49,6 +49,23 @@ impl Authority {
         };
         let path = folder.join(format!("{part}-{version}.raucb"));
         Builder::ecu(&software).unwrap().write(&path, &self.signer).unwrap()
+    }
+}
+
+impl Authority {
+    /// A bundle for the TCU; its root file system is noise.
+    pub(super) fn tcu_bundle(&self, folder: &Path, hardware: &str, version: &str, counter: u64) -> BuiltBundle {
+        let rootfs = folder.join("rootfs.ext4");
+        let noise = (0..40_960_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8);
+        std::fs::write(&rootfs, noise.collect::<Vec<u8>>()).unwrap();
+        let software = TcuSoftware {
+            hardware: HardwareId::new(hardware).unwrap(),
+            version: SoftwareVersion::new(version).unwrap(),
+            counter: ReleaseCounter(counter),
+            rootfs,
+        };
+        let path = folder.join(format!("{hardware}-{version}.raucb"));
+        Builder::tcu(&software).unwrap().write(&path, &self.signer).unwrap()
     }
 }
 
@@ -127,7 +144,7 @@ pub(super) struct Stage {
     pub(super) key: Arc<Key>,
     pub(super) target: BuiltBundle,
     pub(super) fallback: BuiltBundle,
-    factory: pitstop_uptane::Generation,
+    pub(super) factory: pitstop_uptane::Generation,
 }
 
 /// How the repositories list a bundle.
