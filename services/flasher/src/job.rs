@@ -57,6 +57,9 @@ impl Job<'_> {
         let mut run = Run { job: self, link, software, origin: Instant::now(), reason: None };
         let mut phase = None;
         loop {
+            if let Some(trouble) = machine.take_trouble() {
+                log::warn!(update = self.update.as_str(), ecu = self.ecu.as_str(); "begins again: {trouble}");
+            }
             self.follow(&machine, &mut phase).await;
             if self.watcher.is_cancelled() {
                 machine.cancel();
@@ -77,7 +80,7 @@ impl Job<'_> {
                 log::info!("plan of {}:\n{plan}", self.ecu);
             }
             *last = Some(phase);
-            log::info!(update = self.update.as_str(), ecu = self.ecu.as_str(), phase = phase.as_str(); "flashing");
+            log::info!(update = self.update.as_str(), ecu = self.ecu.as_str(), phase = phase.as_str(); "ECU {}: {}", self.ecu, phase.as_str());
             self.watcher.phase(phase.as_str()).await;
         }
         let (done, total) = machine.progress();

@@ -148,6 +148,7 @@ pub struct Installation {
     recovering: bool,
     cancel: bool,
     counters: Counters,
+    trouble: Option<Failure>,
 }
 
 #[derive(Debug)]
@@ -216,6 +217,7 @@ impl Installation {
             recovering: false,
             cancel: false,
             counters,
+            trouble: None,
         };
         this.begin();
         this
@@ -239,6 +241,11 @@ impl Installation {
             _ if written => Phase::Verifying,
             _ => Phase::Preparing,
         }
+    }
+
+    /// What made the job start again since this was asked last: for the log, the job goes on by itself.
+    pub fn take_trouble(&mut self) -> Option<Failure> {
+        self.trouble.take()
     }
 
     /// Bytes sent, and to send in all; zero in all: not known yet.

@@ -69,7 +69,11 @@ impl Installation {
 
     /// From the job's first step again, while the bound allows.
     pub(super) fn restart_or(&mut self, failure: Failure) -> State {
-        if take(&mut self.counters.restarts) { State::Recover } else { self.fail(failure) }
+        if !take(&mut self.counters.restarts) {
+            return self.fail(failure);
+        }
+        self.trouble = Some(failure);
+        State::Recover
     }
 
     /// No answer or no link: reopen, ask until it answers, and start again.
