@@ -128,11 +128,11 @@ def test_sessions_and_tester_present(ready):
     [
         (lambda c: c.write_data_by_identifier(0xF190, VIN), 0x31),
         (lambda c: c.read_data_by_identifier(0x0102), 0x31),
-        (lambda c: c.change_session(2), 0x12),
-        (lambda c: c.ecu_reset(1), 0x11),
-        (lambda c: c.start_routine(0xFF00), 0x11),
+        (lambda c: c.change_session(4), 0x12),
+        (lambda c: c.ecu_reset(1), 0x34),
+        (lambda c: c.start_routine(0xFF01), 0x7F),
         (lambda c: c.request_seed(1), 0x11),
-        (lambda c: c.transfer_data(1, b"x"), 0x11),
+        (lambda c: c.transfer_data(1, b"x"), 0x7F),
     ],
 )
 def test_what_is_not_served_is_refused_by_the_standards_code(ready, ask, code):

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 use pitstop_bundle::package::{self, Side};
 use pitstop_types::{CampaignId, EcuId, PromptFacts, UpdateId, Vin};
+use pitstop_uptane::metadata::FileMeta;
 use pitstop_uptane::{
-    DirectorTarget, EcuPairing, MemorySigner, OfflineSnapshot, OfflineTargets, Order, PairingRole, Repository as Repo,
-    Role as Named, Time, sign,
+    DirectorTarget, EcuPairing, OfflineSnapshot, OfflineTargets, Order, PairingRole, Repository as Repo, Role as Named,
+    Time, sign,
 };
 use serde::Serialize;
 
@@ -23,9 +24,6 @@ use crate::director::image_target;
 use crate::error::Error;
 use crate::init::key_name;
 use crate::model::{Bundle, Role};
-
-/// Name of the offline targets file in a package.
-const TARGETS: &str = "tcu";
 
 /// What a package is made from.
 #[derive(Debug, Clone)]
@@ -53,7 +51,8 @@ pub struct Package {
 }
 
 impl Backend {
-    /// Signs and writes a package. Its offline list withdraws every earlier one in vehicles that have seen it.
+    /// Signs and writes a package, and keeps the new list of all packages to be served. In a vehicle that has seen the new list every
+    /// earlier package for the same hardware is withdrawn.
     pub async fn offline_package(&self, options: &PackageOptions) -> Result<Package, Error> {
         let release = self.need_release(&options.release).await?;
         let listed = self.listed_bundles().await?;
@@ -69,12 +68,15 @@ impl Backend {
             let root = self.roots.get(repository).cloned().unwrap_or_default();
             files.insert(package::metadata_name(side, "1.root.json"), root);
         }
-        files.extend(self.director_files(options, bundle, &update, facts, expires)?);
+        let (list, targets) = self.director_files(options, bundle, &update, facts, expires)?;
+        files.insert(package::metadata_name(Side::Director, "offline-snapshot.json"), list.clone());
+        files.insert(package::metadata_name(Side::Director, &format!("{}.json", bundle.hardware)), targets);
         let objects = self.dir.objects();
         let (object, out, length) = (objects.join(&bundle.sha256), options.out.clone(), bundle.length);
         let written = tokio::task::spawn_blocking(move || write(&out, &files, &object, length)).await;
         let length =
             written.map_err(Error::internal("writing the package"))?.map_err(Error::internal("writing the package"))?;
+        self.keep_list(&list)?;
         let version = bundle.version.to_string();
         Ok(Package { file: options.out.clone(), length, update, version, expires })
     }
@@ -89,6 +91,30 @@ impl Backend {
         Ok(files)
     }
 
+    /// What other hardware's packages are listed; damage here must not withdraw them by accident.
+    fn listed_before(&self) -> Result<BTreeMap<String, FileMeta>, Error> {
+        let failed = "reading the list of packages";
+        match std::fs::read(self.dir.offline_snapshot()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(Error::internal(failed)(error)),
+            Ok(bytes) => {
+                let mut file: serde_json::Value = serde_json::from_slice(&bytes).map_err(Error::internal(failed))?;
+                let signed = file.get_mut("signed").map(serde_json::Value::take).unwrap_or_default();
+                let list = serde_json::from_value::<OfflineSnapshot>(signed);
+                Ok(list.map_err(Error::internal(failed))?.meta)
+            }
+        }
+    }
+
+    /// Replaces the served list by the new one, whole.
+    fn keep_list(&self, list: &[u8]) -> Result<(), Error> {
+        let path = self.dir.offline_snapshot();
+        let new = path.with_extension("new");
+        let written = File::create(&new).and_then(|mut file| file.write_all(list).and_then(|()| file.sync_all()));
+        written.and_then(|()| std::fs::rename(&new, &path)).map_err(Error::internal("keeping the list of packages"))
+    }
+
+    /// The new list, and the targets for this hardware.
     fn director_files(
         &self,
         options: &PackageOptions,
@@ -96,7 +122,7 @@ impl Backend {
         update: &UpdateId,
         facts: PromptFacts,
         expires: i64,
-    ) -> Result<BTreeMap<String, Vec<u8>>, Error> {
+    ) -> Result<(Vec<u8>, Vec<u8>), Error> {
         let failed = "signing the offline metadata";
         let key = |role| read_key(&options.keys.join(key_name(Repo::Director, role)));
         let (snapshot_key, targets_key) = (key(Named::OfflineSnapshot)?, key(Named::OfflineTargets)?);
@@ -115,13 +141,13 @@ impl Backend {
         };
         targets.list(&bundle.path, target).map_err(Error::internal(failed))?;
         let targets = sign(&targets, &[&targets_key]).map_err(Error::internal(failed))?;
-        let snapshot = OfflineSnapshot::new(version, time, [(TARGETS, &targets)]).map_err(Error::internal(failed))?;
-        let snapshot = sign(&snapshot, &[&snapshot_key as &MemorySigner as _]).map_err(Error::internal(failed))?;
-        let name = |file: &str| package::metadata_name(Side::Director, file);
-        Ok(BTreeMap::from([
-            (name("offline-snapshot.json"), snapshot.bytes),
-            (name(&format!("{TARGETS}.json")), targets.bytes),
-        ]))
+        let listed = [(bundle.hardware.as_str(), &targets)];
+        let mut list = OfflineSnapshot::new(version, time, listed).map_err(Error::internal(failed))?;
+        for (name, before) in self.listed_before()? {
+            list.meta.entry(name).or_insert(before);
+        }
+        let list = sign(&list, &[&snapshot_key]).map_err(Error::internal(failed))?;
+        Ok((list.bytes, targets.bytes))
     }
 }
 

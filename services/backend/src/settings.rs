@@ -197,6 +197,10 @@ impl DataDir {
     pub fn root_metadata(&self, repository: &str) -> PathBuf {
         self.0.join("uptane").join(repository).join("root.json")
     }
+    /// The newest list of workshops' packages: made with the first of them, and served to every vehicle.
+    pub fn offline_snapshot(&self) -> PathBuf {
+        self.0.join("uptane/director/offline-snapshot.json")
+    }
     /// Certificates under which uploaded bundles must be signed.
     pub fn keyring(&self) -> PathBuf {
         self.0.join("keyring.pem")

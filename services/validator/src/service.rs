@@ -144,6 +144,9 @@ impl Validator {
             blocking(move || this.trust.store(&this.ledger, &generation)).await?;
         }
         result?;
+        if let Some(error) = machine.passed_over() {
+            log::warn!("the Director's list for workshops is passed over: {error}");
+        }
         let (approval, _) = machine.finish().map_err(|error| refusal::metadata(&error))?;
         let this = Arc::clone(self);
         blocking(move || this.keep(&approval, now)).await

@@ -13,6 +13,8 @@ pub enum FileName {
     /// The newest; the only name without a version.
     Timestamp,
     Versioned(Role, u64),
+    /// The list of workshops' packages (PURE-2); the newest, as it is signed elsewhere.
+    OfflineSnapshot,
 }
 
 impl FileName {
@@ -20,6 +22,9 @@ impl FileName {
     pub fn parse(name: &str) -> Option<Self> {
         if name == "timestamp.json" {
             return Some(Self::Timestamp);
+        }
+        if name == "offline-snapshot.json" {
+            return Some(Self::OfflineSnapshot);
         }
         let (number, rest) = name.split_once('.')?;
         let version: u64 = number.parse().ok().filter(|version| *version > 0)?;
@@ -43,6 +48,10 @@ impl Backend {
             // One root per repository so far; a vehicle asks for the next one in every cycle.
             (_, FileName::Root(1)) => return self.roots.get(repository.as_str()).cloned().ok_or(missing),
             (_, FileName::Root(_)) => return Err(missing),
+            (Repo::Director, FileName::OfflineSnapshot) => {
+                return tokio::fs::read(self.dir.offline_snapshot()).await.map_err(|_| missing);
+            }
+            (Repo::Image, FileName::OfflineSnapshot) => return Err(missing),
             (Repo::Director, FileName::Timestamp) => {
                 self.repo.director_file(&vehicle.vin, Role::Timestamp, None).await?
             }
@@ -64,11 +73,19 @@ mod tests {
     #[test]
     fn only_the_names_of_the_specification_are_files() {
         assert_eq!(FileName::parse("timestamp.json"), Some(FileName::Timestamp));
+        assert_eq!(FileName::parse("offline-snapshot.json"), Some(FileName::OfflineSnapshot));
         assert_eq!(FileName::parse("12.root.json"), Some(FileName::Root(12)));
         assert_eq!(FileName::parse("3.targets.json"), Some(FileName::Versioned(Role::Targets, 3)));
-        for bad in
-            ["root.json", "0.root.json", "01.root.json", "+1.root.json", "1.timestamp.json", "../1.root.json", ""]
-        {
+        for bad in [
+            "root.json",
+            "0.root.json",
+            "01.root.json",
+            "+1.root.json",
+            "1.timestamp.json",
+            "1.offline-snapshot.json",
+            "../1.root.json",
+            "",
+        ] {
             assert_eq!(FileName::parse(bad), None, "{bad}");
         }
     }

@@ -9,6 +9,7 @@ mod operators;
 #[path = "../support/mod.rs"]
 mod support;
 mod update;
+mod workshops;
 
 use serde_json::json;
 use support::{Device, VIN, World};

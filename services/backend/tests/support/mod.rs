@@ -12,7 +12,7 @@ use pitstop_backend::http::{Listeners, listen};
 use pitstop_backend::init::{InitOptions, init};
 use pitstop_backend::mqtt::Hint;
 use pitstop_backend::settings::{DataDir, Settings};
-use pitstop_bundle_io::build::{Builder, EcuSoftware, Signer};
+use pitstop_bundle_io::build::{Builder, EcuSoftware, Signer, TcuSoftware};
 use pitstop_bundle_io::keys::{Identity, Usage, identity};
 use pitstop_types::{EcuId, HardwareId, ReleaseCounter, SoftwareVersion, Vin};
 use pitstop_uptane::{EcuVersionReport, ManifestBuilder, MemorySigner, Scheme, Signer as _, Time};
@@ -160,6 +160,21 @@ impl World {
             firmware: vec![(0x1000, format!("{ecu} {version}").repeat(5000).into_bytes())],
         };
         Builder::ecu(&software).unwrap().write(&path, &self.bundles).unwrap();
+        path
+    }
+
+    /// A bundle for the TCU; its root file system is whatever.
+    pub fn tcu_bundle(&self, version: &str, counter: u64) -> PathBuf {
+        let rootfs = self.folder.path().join("rootfs.ext4");
+        std::fs::write(&rootfs, version.repeat(5000)).unwrap();
+        let software = TcuSoftware {
+            hardware: HardwareId::new("tcu-a1").unwrap(),
+            version: SoftwareVersion::new(version).unwrap(),
+            counter: ReleaseCounter(counter),
+            rootfs,
+        };
+        let path = self.folder.path().join(format!("tcu-{version}.raucb"));
+        Builder::tcu(&software).unwrap().write(&path, &self.bundles).unwrap();
         path
     }
 

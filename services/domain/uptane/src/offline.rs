@@ -12,7 +12,7 @@ use crate::checks::{at, matches, not_expired, not_older, open, read, same_versio
 use crate::delegation::{Delegated, Found};
 use crate::metadata::{Metadata as _, OfflineSnapshot, OfflineTargets, Repository, Role};
 use crate::pairing::{self, Directed, Vehicle};
-use crate::repository::{MAX_SMALL, RepositoryCheck};
+use crate::repository::{MAX_SMALL, RepositoryCheck, Want};
 use crate::verification::{Approval, Generation};
 use crate::{Verified, VerifyError};
 
@@ -71,6 +71,12 @@ fn verify(
         director_targets_version: targets.version(),
         image_targets_version: image_version,
     })
+}
+
+/// The offline snapshot as an online cycle asks for it.
+pub(crate) fn want() -> Want {
+    let role = Role::OfflineSnapshot.to_string();
+    Want { file: format!("{role}.json"), role, limit: MAX_SMALL }
 }
 
 /// The newer of the stored and the brought offline snapshot; kept when it is the brought one.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::at;
 use crate::delegation::{Delegated, Found};
-use crate::metadata::Repository;
+use crate::metadata::{Repository, Role};
+use crate::offline;
 use crate::pairing::{self, Directed, Vehicle};
 use crate::repository::{Files, RepositoryCheck, Want};
 use crate::{Metadata as _, Verified, VerifyError};
@@ -54,6 +55,8 @@ pub struct Approval {
 #[derive(Debug, Clone)]
 enum Step {
     Director,
+    /// The list that withdraws workshops' packages is wanted.
+    OfflineSnapshot,
     Image,
     /// A delegated role of the Image repository is wanted.
     Delegated(Want),
@@ -69,6 +72,7 @@ pub struct Verification {
     image: RepositoryCheck,
     directed: Option<Directed>,
     delegated: Delegated,
+    passed_over: Option<VerifyError>,
     step: Step,
 }
 
@@ -82,6 +86,7 @@ impl Verification {
             image: RepositoryCheck::new(Repository::Image, trusted.image, now)?,
             directed: None,
             delegated: Delegated::default(),
+            passed_over: None,
             step: Step::Director,
         })
     }
@@ -90,6 +95,7 @@ impl Verification {
     pub fn poll_fetch(&self) -> Option<Fetch> {
         let (repository, want) = match &self.step {
             Step::Director => (Repository::Director, self.director.want()?),
+            Step::OfflineSnapshot => (Repository::Director, offline::want()),
             Step::Image => (Repository::Image, self.image.want()?),
             Step::Delegated(want) => (Repository::Image, want.clone()),
             Step::Done(_) | Step::Failed => return None,
@@ -135,6 +141,10 @@ impl Verification {
                 self.director.take(bytes)?;
                 self.after_director()
             }
+            Step::OfflineSnapshot => {
+                self.step = Step::Image;
+                self.take_offline_snapshot(bytes)
+            }
             Step::Image => {
                 self.image.take(bytes)?;
                 if self.image.targets().is_some() { self.match_targets() } else { Ok(()) }
@@ -150,6 +160,7 @@ impl Verification {
     fn wanted_role(&self) -> String {
         let want = match &self.step {
             Step::Director => self.director.want(),
+            Step::OfflineSnapshot => Some(offline::want()),
             Step::Image => self.image.want(),
             Step::Delegated(want) => Some(want.clone()),
             Step::Done(_) | Step::Failed => None,
@@ -161,8 +172,28 @@ impl Verification {
     fn after_director(&mut self) -> Result<(), VerifyError> {
         let Some(targets) = self.director.targets() else { return Ok(()) };
         self.directed = pairing::read(targets, &self.vehicle, self.director.now())?;
-        self.step = Step::Image;
+        let offline = self.director.keys(Role::OfflineSnapshot).is_ok();
+        self.step = if offline { Step::OfflineSnapshot } else { Step::Image };
         Ok(())
+    }
+
+    /// PURE-2, "Additional step for full verification during an online update": one that is not good is passed over, one that goes back is
+    /// an attack. A Director without workshops has none.
+    fn take_offline_snapshot(&mut self, bytes: Option<Vec<u8>>) -> Result<(), VerifyError> {
+        let Some(bytes) = bytes else { return Ok(()) };
+        match offline::take_snapshot(&mut self.director, Some(&bytes)) {
+            Err(error @ VerifyError::Rollback { .. }) => Err(error),
+            Err(error) => {
+                self.passed_over = Some(error);
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Why the list for workshops was passed over, if it was: worth a line in the log.
+    pub fn passed_over(&self) -> Option<&VerifyError> {
+        self.passed_over.as_ref()
     }
 
     /// Finds and compares every directed file; ends the verification, or asks for a delegated role first.

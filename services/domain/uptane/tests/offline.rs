@@ -272,3 +272,34 @@ fn rotated_offline_keys_are_followed_and_outdate_what_the_old_ones_signed() {
     second.unwrap();
     assert_eq!(world::name(medium.read(&old, &after, NOW).0), "UnmetThreshold");
 }
+
+#[test]
+fn an_online_cycle_hears_of_withdrawn_media() {
+    let mut medium = Medium::new();
+    let (old, trusted) = (medium.files(), medium.world.initial());
+    medium.version = 2;
+    medium.targets = targets(2, None);
+    medium.direct();
+    let newer = medium.files().director["offline-snapshot.json"].clone();
+    let serve = |bytes: Option<Vec<u8>>| -> Option<world::Serve> {
+        Some(Box::new(move |_, file, found| if file == "offline-snapshot.json" { bytes.clone() } else { found }))
+    };
+    // A Director that has none yet, and one whose list is not good: the cycle goes on.
+    let spoilt = resigned(&newer, &medium.world.director.keys.snapshot, |_| {});
+    for bytes in [None, Some(spoilt), Some(b"nonsense".to_vec())] {
+        medium.world.serve = serve(bytes);
+        let (result, after) = medium.world.cycle(&trusted, vehicle(), NOW);
+        result.unwrap();
+        assert!(medium.read(&old, &after, NOW).0.is_ok());
+    }
+    medium.world.serve = serve(Some(newer.clone()));
+    let mut trace = Vec::new();
+    let (result, after) = medium.world.traced(&trusted, vehicle(), NOW, &mut trace);
+    result.unwrap();
+    assert_eq!(trace.iter().filter(|line| *line == "director offline-snapshot.json").count(), 1);
+    assert_eq!(world::name(medium.read(&old, &after, NOW).0), "Rollback", "withdrawn");
+    // One that goes back under a higher number ends the cycle.
+    let back = resigned(&old.director["offline-snapshot.json"], medium.key(0), |file| file["version"] = json!(3));
+    medium.world.serve = serve(Some(back));
+    assert_eq!(world::name(medium.world.cycle(&after, vehicle(), NOW).0), "Rollback");
+}
