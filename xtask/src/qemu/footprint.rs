@@ -1,6 +1,9 @@
 //! What the stack costs on a machine: memory, processor, wake-ups, flash, time to be ready; and RAUC and SWUpdate beside it,
 //! measured the same way on the same machine.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -9,7 +12,7 @@ use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT};
 use crate::image::{self, Paths, SERVICES};
-use crate::shell::{Failure, Outcome};
+use crate::shell::{Failure, Outcome, output, step};
 
 /// After the start everything settles before it is looked at.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -21,7 +24,8 @@ const MOST: (f64, f64, f64) = (32.0, 0.5, 32.0);
 /// Files of ours in the image, and those of the two others.
 const OURS: &str = "/usr/libexec/pitstop/pitstopd /usr/bin/pitstopctl /usr/lib/pitstop /usr/lib/systemd/system/pitstop-* /usr/lib/systemd/system/tcu-* /usr/share/dbus-1/system.d/io.pitstop.*";
 const RAUC: &str = "/usr/bin/rauc /usr/share/dbus-1/system.d/de.pengutronix.rauc.conf";
-const SWUPDATE: &str = "/usr/bin/swupdate /usr/lib/x86_64-linux-gnu/libswupdate.so*";
+/// Not in the image, for its libraries are large: on a disk of its own.
+const SWUPDATE: &str = "/run/peers/swupdate /run/peers/lib/libswupdate.so*";
 
 pub fn run(args: &[String]) -> Outcome {
     image::ensure()?;
@@ -29,8 +33,9 @@ pub fn run(args: &[String]) -> Outcome {
     if !paths.disk().is_file() {
         image::run(&[])?;
     }
+    let peers = peers(&paths)?;
     let dir = paths.dir.join("footprint");
-    let machine = Machine::start(&paths, &Options { dir, fresh: true, console: Console::Log, disks: Vec::new() })?;
+    let machine = Machine::start(&paths, &Options { dir, fresh: true, console: Console::Log, disks: vec![peers] })?;
     let mut guest = Guest(machine.up(BOOT_LIMIT)?);
     eprintln!("    up; waiting {} s for it to settle, then {WINDOW_SECS} s of looking", SETTLE.as_secs());
     let report = guest.report()?;
@@ -46,6 +51,29 @@ pub fn run(args: &[String]) -> Outcome {
         return Ok(());
     }
     Err(Failure::new(format!("more than is allowed: {found:?} MiB, %, MiB; the most is {MOST:?}")))
+}
+
+/// A disk with Debian's SWUpdate and the libraries it is linked with.
+fn peers(paths: &Paths) -> Result<PathBuf, Failure> {
+    const PROGRAM: &str = "/usr/bin/swupdate";
+    if !Path::new(PROGRAM).is_file() {
+        let mut install = Command::new("apt-get");
+        install.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-qq", "--no-install-recommends"]);
+        step("SWUpdate, to be compared with", install.arg("swupdate"))?;
+    }
+    let (tree, image) = (paths.dir.join("peers"), paths.dir.join("peers.img"));
+    let _ = fs::remove_dir_all(&tree);
+    let _ = fs::remove_file(&image);
+    fs::create_dir_all(tree.join("lib")).map_err(|e| Failure::new(format!("{}: {e}", tree.display())))?;
+    output(Command::new("cp").arg("-L").arg(PROGRAM).arg(&tree))?;
+    let linked = output(Command::new("ldd").arg(PROGRAM))?;
+    // The C library is the guest's own.
+    let libraries = linked.split_whitespace().filter(|word| word.starts_with('/') && !word.contains("/ld-linux"));
+    for library in libraries.filter(|library| !library.contains("/libc.so")) {
+        output(Command::new("cp").arg("-L").arg(library).arg(tree.join("lib")))?;
+    }
+    output(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(&image).arg("96M"))?;
+    Ok(image)
 }
 
 struct Guest(Shell);
@@ -79,7 +107,8 @@ impl Guest {
             "printf '{rauc}' > /run/rauc.conf; systemd-run --unit=rauc-idle rauc --conf=/run/rauc.conf service"
         );
         self.text(&rauc)?;
-        self.text("systemd-run --unit=swupdate-idle swupdate -v")?;
+        self.text("mkdir -p /run/peers && mount -o ro /dev/vdb /run/peers")?;
+        self.text("systemd-run --unit=swupdate-idle --setenv=LD_LIBRARY_PATH=/run/peers/lib /run/peers/swupdate -v")?;
         std::thread::sleep(SETTLE);
         let mut units: Vec<String> = SERVICES.iter().map(|service| format!("pitstop-{service}")).collect();
         units.extend(["rauc-idle", "swupdate-idle"].map(str::to_owned));

@@ -137,7 +137,10 @@ fn update(story: &mut Story, host: &mut Host, part: &Part, factory: &Value) -> R
         && slot == if new { "B" } else { "A" }
         && tcu == if new { AFTER.name } else { BEFORE.name }
         && backend["state"] == state
-        && (new || entry["error"].is_string() && !backend["reason"].is_null())
+        && (new
+            || [&entry["error_text"], &backend["reason"]]
+                .iter()
+                .all(|why| why.as_str().is_some_and(|text| !text.is_empty())))
         && frames["can0"].as_u64().unwrap_or_default() > 0
         && transitions > 0;
     Ok(json!({
