@@ -75,7 +75,8 @@ def ready(tmp_path, authority):
 
 @contextlib.contextmanager
 def connect(ready, source=TESTER):
-    config = {**default_client_config, "data_identifiers": DIDS, "request_timeout": 10}
+    patience = {"request_timeout": 10, "p2_timeout": 10, "use_server_timing": False}
+    config = {**default_client_config, "data_identifiers": DIDS, **patience}
     with Client(DoIPClientUDSConnector(doip(ready, source), close_connection=True), config=config) as client:
         yield client
 

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Wish {
-    /// The tester decides: verify, restart, roll back.
+    /// Admitted, and not known to be in a slot. What the slots say of its id is of an earlier try with the same package.
+    New,
+    /// In a slot; the tester decides: restart, roll back.
     Try,
     /// The new slot has been found well: mark it good and commit it.
     Keep,
@@ -53,7 +55,7 @@ impl Record {
     /// What record and slots together ask for. `phase`: of this update in the slots, `None` if they hold another or none.
     pub fn act(&self, phase: Option<&str>) -> Act {
         match (self.wish, phase) {
-            (Wish::Kept | Wish::Left, _) => Act::Wait,
+            (Wish::New | Wish::Kept | Wish::Left, _) => Act::Wait,
             (_, Some("committed")) => Act::Finish { kept: true },
             // On its way there: nothing can be undone any more.
             (_, Some("committing")) => Act::Keep,
@@ -66,7 +68,7 @@ impl Record {
             // Committed, and the slots were given to another before we noted it. The validator looks what runs.
             (Wish::Keep, None) => Act::Finish { kept: true },
             (Wish::Undo, Some(_)) => Act::RollBack,
-            // Received, staged or activated, or the slots were given to another meanwhile: the tester's turn.
+            // Staged or activated, or the slots were given to another meanwhile: the tester's turn.
             (Wish::Try | Wish::Keep, _) => Act::Wait,
         }
     }
@@ -84,7 +86,7 @@ mod tests {
     #[test]
     fn the_table_is_as_reviewed() {
         let mut table = String::new();
-        for wish in [Wish::Try, Wish::Keep, Wish::Undo, Wish::Kept, Wish::Left] {
+        for wish in [Wish::New, Wish::Try, Wish::Keep, Wish::Undo, Wish::Kept, Wish::Left] {
             let record = Record { update: "w-1".into(), version: "2".into(), attempt: 1, wish, error: String::new() };
             let phases = pitstop_slots::Phase::ALL.map(|phase| Some(phase.as_str()));
             for phase in phases.into_iter().chain([None]) {

@@ -152,7 +152,7 @@ impl<P: Peers> Workshop<P> {
         let view = self.peers.view().await?;
         let Some(record) = self.record.clone() else { return Ok(LOOK) };
         let phase = Some(view.phase.as_str()).filter(|_| view.update == record.update);
-        self.phase = phase.unwrap_or("received").to_owned();
+        self.phase = phase.filter(|_| record.wish != Wish::New).unwrap_or("received").to_owned();
         match record.act(phase) {
             Act::Wait => return Ok(LOOK),
             Act::Judge => self.judge(record).await?,
@@ -294,11 +294,13 @@ impl<P: Peers> Workshop<P> {
     async fn settle_the_one_before(&mut self) -> Result<(), OtaError> {
         let Some(record) = self.record.clone().filter(|record| !record.is_over()) else { return Ok(()) };
         let SlotView { update, phase, .. } = self.peers.view().await?;
-        if update == record.update {
-            match phase.as_str() {
-                "marking" | "writing" | "staged" => drop(self.peers.roll_back(&update).await?),
-                "rolled-back" | "fell-back" | "failed" => {}
-                _ => return Err(OtaError::Busy(format!("{update} is {phase}: restart the TCU, or roll it back"))),
+        let phase = Some(phase.as_str()).filter(|_| update == record.update);
+        match (record.act(phase), phase) {
+            (Act::Finish { kept }, _) => return self.finish(record, kept).await,
+            (_, Some("marking" | "writing" | "staged")) => drop(self.peers.roll_back(&update).await?),
+            (_, Some("rolled-back" | "fell-back" | "failed" | "committed") | None) => {}
+            (_, Some(phase)) => {
+                return Err(OtaError::Busy(format!("{update} is {phase}: restart the TCU, or roll it back")));
             }
         }
         self.finish(record, false).await
@@ -328,17 +330,20 @@ impl<P: Peers> Workshop<P> {
         let (update, version) = self.peers.received(reception).await?;
         let attempt = self.record.as_ref().map_or(0, |record| record.attempt).saturating_add(1);
         self.phase = "received".to_owned();
-        self.store(Record { update, version, attempt, wish: Wish::Try, error: String::new() })?;
+        self.store(Record { update, version, attempt, wish: Wish::New, error: String::new() })?;
         Ok(Vec::new())
     }
 
     /// Writes the inactive slot and reads it back. That it is not good is an answer, not a refusal.
     async fn verify(&mut self) -> Result<Vec<u8>, Nrc> {
-        let Some(record) = self.record.clone().filter(|record| record.wish == Wish::Try) else {
-            return Err(Nrc::RequestSequenceError);
-        };
+        let open = |record: &Record| matches!(record.wish, Wish::New | Wish::Try);
+        let Some(record) = self.record.clone().filter(open) else { return Err(Nrc::RequestSequenceError) };
         match self.peers.stage(&record.update, record.attempt).await {
-            Ok(()) => Ok(vec![STATUS_OK]),
+            // Noted only now: before, what the slots say may be of an earlier try.
+            Ok(()) => {
+                let stored = self.store(Record { wish: Wish::Try, ..record }).map(|()| vec![STATUS_OK]);
+                self.answered(stored)
+            }
             Err(error) if error.is_temporary() => self.answered(Err(error)),
             Err(error) => {
                 log::warn!(update = record.update.as_str(); "the slot is not good: {error}");
@@ -356,7 +361,7 @@ impl<P: Peers> Workshop<P> {
         let nothing = || OtaError::WrongPhase("there is nothing to restart for".to_owned());
         let record = record.ok_or_else(nothing)?;
         let view = self.peers.view().await?;
-        if view.update != record.update {
+        if view.update != record.update || record.wish == Wish::New {
             return Err(nothing());
         }
         if record.wish == Wish::Try && matches!(view.phase.as_str(), "staged" | "activating") {
@@ -369,11 +374,16 @@ impl<P: Peers> Workshop<P> {
     async fn roll_back(&mut self) -> Result<Vec<u8>, OtaError> {
         let record = self.record.clone().filter(|record| !record.is_over());
         let record = record.ok_or_else(|| OtaError::WrongPhase("there is nothing to roll back".to_owned()))?;
-        let record = Record { wish: Wish::Undo, error: "RolledBack: by the tester".to_owned(), ..record };
         let view = self.peers.view().await?;
-        if view.update == record.update && matches!(view.phase.as_str(), "committing" | "committed") {
+        let mine = view.update == record.update && record.wish != Wish::New;
+        if mine && matches!(view.phase.as_str(), "committing" | "committed") {
             return Err(OtaError::WrongPhase("it is committed already".to_owned()));
         }
+        if record.wish == Wish::New && matches!(view.phase.as_str(), "committed" | "rolled-back" | "fell-back") {
+            // Nothing of it is in a slot.
+            return self.finish(record, false).await.map(|()| vec![STATUS_OK]);
+        }
+        let record = Record { wish: Wish::Undo, error: "RolledBack: by the tester".to_owned(), ..record };
         self.store(record.clone())?;
         let restart = self.peers.roll_back(&record.update).await?;
         Ok(vec![if restart { STATUS_RESTART } else { STATUS_OK }])
@@ -382,6 +392,7 @@ impl<P: Peers> Workshop<P> {
 
 fn word(wish: Wish) -> &'static str {
     match wish {
+        Wish::New => "new",
         Wish::Try => "try",
         Wish::Keep => "keep",
         Wish::Undo => "undo",

@@ -302,8 +302,11 @@ async fn workday(bench: &Bench, task: &mut Workshop<Fake>) {
         if !installed {
             if task.record.as_ref().is_none_or(Record::is_over) && phase != "committed" {
                 let _ = transfer(task).await;
+                // As the task does between two orders.
+                task.look().await;
             }
             let _ = ask(task, Order::Verify).await;
+            task.look().await;
         }
         if matches!(bench.phase().as_str(), "staged" | "activating" | "activated") {
             let _ = ask(task, Order::Restart).await;
@@ -353,7 +356,23 @@ async fn a_good_update_is_kept_after_a_trial() {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_write_or_call_is_cut_it_ends_in_one_of_the_two_slots() {
-    let whole = Bench::new();
+    for tried_before in [false, true] {
+        cut_everywhere(tried_before).await;
+    }
+}
+
+/// `tried_before`: the slots remember a try with the same package that was rolled back.
+async fn cut_everywhere(tried_before: bool) {
+    let start = || {
+        let bench = Bench::new();
+        if tried_before {
+            let mut world = bench.fake.world();
+            world.verb(|slots| slots.stage(id("w-1"), slot("B"), image(), &slot("A"))).unwrap();
+            world.verb(|slots| slots.roll_back(&id("w-1"))).unwrap();
+        }
+        bench
+    };
+    let whole = start();
     workday(&whole, &mut whole.boot()).await;
     let calls = whole.fake.world().calls;
     assert_eq!(check_end(&whole, "uncut"), Wish::Kept);
@@ -365,7 +384,7 @@ async fn whatever_write_or_call_is_cut_it_ends_in_one_of_the_two_slots() {
             (false, Cut::Before(number)),
             (false, Cut::After(number)),
         ] {
-            let bench = Bench::new();
+            let bench = start();
             let mut task = bench.boot();
             match on_disk {
                 true => bench.fake.disk.plan(Some(cut)),
@@ -377,7 +396,7 @@ async fn whatever_write_or_call_is_cut_it_ends_in_one_of_the_two_slots() {
                     task = bench.boot();
                 }
             }
-            let what = format!("{cut:?} of {}", if on_disk { "writes" } else { "calls" });
+            let what = format!("tried before: {tried_before}, {cut:?} of {}", if on_disk { "writes" } else { "calls" });
             check_end(&bench, &what);
         }
     }
@@ -445,6 +464,13 @@ async fn a_tester_rolls_back_until_it_is_committed() {
     let mut task = bench.boot();
     look(&bench, &mut task).await;
     assert_eq!(check_end(&bench, "trial"), Wish::Left);
+    // Received, and rolled back in an earlier life of the same package.
+    transfer(&mut task).await.unwrap();
+    task.look().await;
+    assert_eq!(task.phase, "received");
+    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::RequestSequenceError));
+    assert_eq!(ask(&mut task, Order::RollBack).await, Ok(vec![STATUS_OK]));
+    assert_eq!(check_end(&bench, "received"), Wish::Left);
     // After the commit.
     workday(&bench, &mut task).await;
     assert_eq!(ask(&mut task, Order::RollBack).await, Err(Nrc::RequestSequenceError));

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use pitstop_dbus::{HistoryEntry, ManagerProxy, StepStatus, UpdateStatus};
+use pitstop_dbus::{HistoryEntry, ManagerProxy, OtaError, StepStatus, UpdateStatus};
 use pitstop_end_to_end::firmware;
 use pitstop_end_to_end::world::{EcuVersion, Options, VIN, World};
 use serde_json::Value;
@@ -44,8 +44,19 @@ impl Drive {
         }
         let manager = ManagerProxy::new(&world.connection).await?;
         let drive = Self { world, manager };
-        drive.check().await.context("the first check")?;
+        drive.first_check().await.context("the first check")?;
         Ok(drive)
+    }
+
+    /// Just after a start the link's key may still be on its way out of the TPM.
+    async fn first_check(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + HINT_PATIENCE;
+        loop {
+            match self.check().await {
+                Err(error) if Instant::now() < deadline && is_not_provisioned(&error) => sleep(LOOK).await,
+                other => return other,
+            }
+        }
     }
 
     /// Sends the manifest and asks for an update.
@@ -131,6 +142,10 @@ impl Drive {
         ensure!(code == 0, "pitstopctl {words:?} ended with {code}: {value}");
         Ok(value)
     }
+}
+
+fn is_not_provisioned(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<OtaError>(), Some(OtaError::NotProvisioned(_)))
 }
 
 /// Which of its two releases each control unit runs.

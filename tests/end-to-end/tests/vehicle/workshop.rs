@@ -18,7 +18,8 @@ use crate::tester::python;
 
 /// All but the four that a workshop needs.
 const AWAY: [&str; 5] = ["manager", "backend-link", "downloader", "hmi", "flasher"];
-const SETTINGS: &str = "listen = \"127.0.0.1:0\"\n[workshop]\ntrial_secs = 2\nblock_bytes = 16384\n";
+/// A short trial, and blocks small enough that their counter goes round.
+const SHORT_TRIAL: &str = "trial_secs = 2\nblock_bytes = 16384\n";
 
 /// A vehicle in a workshop.
 struct Workshop {
@@ -29,12 +30,15 @@ struct Workshop {
 }
 
 impl Workshop {
-    async fn open() -> anyhow::Result<Self> {
+    /// `settings`: of the workshop's part of uds-server.
+    async fn open(settings: &str) -> anyhow::Result<Self> {
         let keys = tempfile::tempdir()?;
         let out = keys.path().join("tester");
         run(&Programs::find()?.bundle_tool, &["tester", "--out", text(&out)?])?;
         let testers = fs::read_to_string(out.join("testers.pem"))?;
-        let files = [("usr/lib/pitstop/testers.pem", testers.as_str()), ("etc/pitstop/uds-server.toml", SETTINGS)];
+        let settings = format!("listen = \"127.0.0.1:0\"\n[workshop]\n{settings}");
+        let files =
+            [("usr/lib/pitstop/testers.pem", testers.as_str()), ("etc/pitstop/uds-server.toml", settings.as_str())];
         let drive = Drive::start(&files).await?;
         Ok(Self { drive, tester: (out.join("tester.cert.pem"), out.join("tester.key.pem")), _keys: keys })
     }
@@ -104,6 +108,19 @@ impl Workshop {
         bail!("{wanted:?} did not come; the status is {last:?}")
     }
 
+    /// The whole way to the restart.
+    async fn install(&self, package: &Path) -> anyhow::Result<()> {
+        let download = format!("download={}", text(package)?);
+        let told = self.tester(&["program", "authenticate", &download, "verify", "restart", "status"]).await?;
+        ensure!(told.iter().take(5).all(|step| step["nrc"].is_null()) && told[3]["ok"] == 0, "{told:?}");
+        Ok(())
+    }
+
+    async fn booted(&self) -> anyhow::Result<(String, String)> {
+        let slot = self.slots().await?.into_iter().find(|slot| slot.booted).context("no slot runs")?;
+        Ok((slot.name, slot.version))
+    }
+
     async fn slots(&self) -> anyhow::Result<Vec<SlotStatus>> {
         Ok(SelfUpdateProxy::new(&self.drive.world.connection).await?.get_slots().await?)
     }
@@ -125,7 +142,7 @@ fn text(path: &Path) -> anyhow::Result<&str> {
 
 #[tokio::test]
 async fn a_workshop_updates_the_tcu_without_any_network() -> anyhow::Result<()> {
-    let mut workshop = Workshop::open().await?;
+    let mut workshop = Workshop::open(SHORT_TRIAL).await?;
     let package = workshop.package("update.tar", &workshop.offline_keys())?;
     workshop.drive.world.tcu.mask(&AWAY).await?;
     let download = format!("download={}", text(&package)?);
@@ -163,7 +180,7 @@ async fn a_workshop_updates_the_tcu_without_any_network() -> anyhow::Result<()> 
 
 #[tokio::test]
 async fn what_a_workshop_must_not_bring_is_refused_by_name_and_leaves_the_slots_alone() -> anyhow::Result<()> {
-    let mut workshop = Workshop::open().await?;
+    let mut workshop = Workshop::open(SHORT_TRIAL).await?;
     let world = &workshop.drive.world;
     // Another maker's keys, under the names of ours.
     let other = world.dir.join("other-backend");
@@ -224,7 +241,7 @@ async fn what_a_workshop_must_not_bring_is_refused_by_name_and_leaves_the_slots_
 
 #[tokio::test]
 async fn while_an_update_over_the_air_is_under_way_the_workshop_is_told_to_wait() -> anyhow::Result<()> {
-    let mut workshop = Workshop::open().await?;
+    let mut workshop = Workshop::open(SHORT_TRIAL).await?;
     let package = workshop.package("update.tar", &workshop.offline_keys())?;
     workshop.drive.begin_update().await?;
     workshop.drive.until_phase("awaiting-consent", Duration::from_secs(30)).await?;
@@ -232,5 +249,52 @@ async fn while_an_update_over_the_air_is_under_way_the_workshop_is_told_to_wait(
     let told = workshop.tester(&["program", "authenticate", &download, "status"]).await?;
     ensure!(told[2]["nrc"] == 0x22, "{told:?}");
     ensure!(told[3]["ok"].as_str().is_some_and(|status| status.contains("error=Busy")), "{told:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_new_slot_that_is_not_well_is_left_again() -> anyhow::Result<()> {
+    // The flasher is away, and this list wants it.
+    let settings = "services = [\"SelfUpdate\", \"Flasher\"]\ntrial_secs = 1\nhealth_limit_secs = 3\n";
+    let mut workshop = Workshop::open(settings).await?;
+    let package = workshop.package("update.tar", &workshop.offline_keys())?;
+    workshop.drive.world.tcu.mask(&AWAY).await?;
+    workshop.install(&package).await?;
+    workshop.until("wish=left;phase=rolled-back;error=Unhealthy: Flasher").await?;
+    ensure!(workshop.booted().await? == ("A".to_owned(), TCU_BEFORE.to_owned()), "{:?}", workshop.slots().await?);
+    ensure!(workshop.drive.world.tcu.starts >= 4, "it never ran the new slot");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trial_that_is_rolled_back_or_cut_ends_on_the_old_slot_and_the_next_one_is_kept() -> anyhow::Result<()> {
+    let mut workshop = Workshop::open("trial_secs = 5\n").await?;
+    let package = workshop.package("update.tar", &workshop.offline_keys())?;
+    workshop.drive.world.tcu.mask(&AWAY).await?;
+
+    workshop.install(&package).await?;
+    workshop.until("phase=trial").await?;
+    ensure!(workshop.booted().await?.0 == "B", "{:?}", workshop.slots().await?);
+    let told = workshop.tester(&["program", "authenticate", "roll-back"]).await?;
+    ensure!(told[2]["ok"] == 1, "{told:?}");
+    workshop.until("wish=left").await?;
+    ensure!(workshop.booted().await? == ("A".to_owned(), TCU_BEFORE.to_owned()), "{:?}", workshop.slots().await?);
+
+    workshop.install(&package).await?;
+    workshop.until("phase=trial").await?;
+    workshop.drive.world.tcu.cut_power();
+    workshop.drive.world.tcu.boot()?;
+    workshop.drive.world.wait_for_services().await?;
+    workshop.until("wish=left;phase=fell-back").await?;
+    ensure!(workshop.booted().await? == ("A".to_owned(), TCU_BEFORE.to_owned()), "{:?}", workshop.slots().await?);
+
+    workshop.install(&package).await?;
+    workshop.until("wish=kept").await?;
+    ensure!(workshop.booted().await? == ("B".to_owned(), TCU_AFTER.to_owned()), "{:?}", workshop.slots().await?);
+    // Committed is committed.
+    workshop.drive.world.tcu.cut_power();
+    workshop.drive.world.tcu.boot()?;
+    workshop.drive.world.wait_for_services().await?;
+    ensure!(workshop.booted().await?.0 == "B", "{:?}", workshop.slots().await?);
     Ok(())
 }
