@@ -64,11 +64,13 @@ impl Record {
             (Wish::Keep, Some("trial" | "marking-good" | "bootable")) => Act::Keep,
             // Also where it was rolled back already: the answer says whether a restart is still due.
             (_, Some("rolling-back" | "rolled-back")) => Act::RollBack,
+            // The slots were given to another meanwhile.
+            (Wish::Try, None) => Act::Finish { kept: false },
             (Wish::Undo, Some("failed") | None) | (Wish::Keep, Some("failed")) => Act::Finish { kept: false },
             // Committed, and the slots were given to another before we noted it. The validator looks what runs.
             (Wish::Keep, None) => Act::Finish { kept: true },
             (Wish::Undo, Some(_)) => Act::RollBack,
-            // Staged or activated, or the slots were given to another meanwhile: the tester's turn.
+            // Staged or activated: the tester's turn.
             (Wish::Try | Wish::Keep, _) => Act::Wait,
         }
     }

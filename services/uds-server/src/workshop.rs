@@ -19,6 +19,8 @@ use crate::record::{Act, Record, Wish};
 const FORMAT: u32 = 1;
 /// Between two looks at slots and health while something is to come.
 const LOOK: Duration = Duration::from_secs(1);
+/// When the next step is a tester's, or follows a restart: nothing comes by itself, and nobody is woken for it.
+const REST: Duration = Duration::from_secs(3600);
 /// After something failed for a reason that may pass.
 const RETRY: Duration = Duration::from_secs(5);
 /// Longest error text that a tester is told, in bytes.
@@ -150,11 +152,11 @@ impl<P: Peers> Workshop<P> {
 
     async fn act(&mut self) -> Result<Duration, OtaError> {
         let view = self.peers.view().await?;
-        let Some(record) = self.record.clone() else { return Ok(LOOK) };
+        let Some(record) = self.record.clone() else { return Ok(REST) };
         let phase = Some(view.phase.as_str()).filter(|_| view.update == record.update);
         self.phase = phase.filter(|_| record.wish != Wish::New).unwrap_or("received").to_owned();
         match record.act(phase) {
-            Act::Wait => return Ok(LOOK),
+            Act::Wait => return Ok(REST),
             Act::Judge => self.judge(record).await?,
             Act::Keep => {
                 self.peers.mark_good(&record.update).await?;
