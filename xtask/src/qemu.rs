@@ -20,12 +20,14 @@ use crate::shell::{Failure, Outcome, tenths};
 use machine::{Console, Machine, Options};
 
 const HELP: &str = "\
-usage: cargo xtask qemu [--smoke | --scenario NAME [--no-build] [--cycles N] [--seed S]] [--fresh] [--json]
+usage: cargo xtask qemu [--smoke | --inside | --scenario NAME [--no-build] [--cycles N] [--seed S]] [--fresh] [--json]
 
 Boots target/tcu/disk.img (made first if absent) on a copy that keeps its changes, with OVMF, GRUB, a TPM, a watchdog, two CAN
 controllers on one bus and a virtual CAN FD bus. The console is this terminal, logged in as root; Ctrl-A X ends it.
 
 --smoke   boots a fresh disk without a terminal, waits for all services, asks `pitstopctl status`, powers off; the exit status tells
+--inside  what only the machine shows: exposure of the units, every call as every user, the kernel's CAN and ISO-TP, GRUB's tools and
+          Debian's RAUC on our slots
 --scenario NAME
           updates the whole vehicle: backend and simulated control units on this machine, the stack in the emulated TCU
             happy       every control unit gets new software
@@ -64,6 +66,9 @@ pub fn run(args: &[String]) -> Outcome {
     }
     if flag("--smoke") {
         return smoke(&paths, flag("--json"));
+    }
+    if flag("--inside") {
+        return inside::run(&paths);
     }
     if let Some(at) = args.iter().position(|a| a == "--scenario") {
         let name = args.get(at + 1).map_or("", String::as_str);
