@@ -78,6 +78,8 @@ pub struct Workshop<P: Peers> {
     transfer: Option<Transfer<P::Reception>>,
     /// What the last order failed with.
     error: String,
+    /// What keeps the next step from being done by itself; empty as soon as it goes on.
+    held_up: String,
     phase: String,
     status: watch::Sender<String>,
     begun: Instant,
@@ -106,6 +108,7 @@ impl<P: Peers> Workshop<P> {
             record,
             transfer: None,
             error: String::new(),
+            held_up: String::new(),
             phase: String::new(),
             status,
             begun: Instant::now(),
@@ -141,10 +144,13 @@ impl<P: Peers> Workshop<P> {
     /// Does one act; answers when to look again.
     pub(crate) async fn look(&mut self) -> Duration {
         match self.act().await {
-            Ok(pause) => pause,
+            Ok(pause) => {
+                self.held_up.clear();
+                pause
+            }
             Err(error) => {
                 log::warn!("the workshop's update: {error}");
-                self.error = text(&error);
+                self.held_up = text(&error);
                 RETRY
             }
         }
@@ -225,7 +231,8 @@ impl<P: Peers> Workshop<P> {
             None => ("", "", "none"),
         };
         let stored = self.record.as_ref().map_or("", |record| record.error.as_str());
-        let error = if self.error.is_empty() { stored } else { self.error.as_str() };
+        let told = [self.error.as_str(), self.held_up.as_str(), stored];
+        let error = told.into_iter().find(|error| !error.is_empty()).unwrap_or_default();
         let now = format!("update={update};version={version};wish={wish};phase={};error={error}", self.phase);
         self.status.send_if_modified(|status| std::mem::replace(status, now.clone()) != now);
     }

@@ -422,12 +422,16 @@ async fn a_slot_that_is_not_well_is_left_when_the_vehicle_stands() {
     }
     let record = bench.stored().unwrap();
     assert_eq!((record.wish, record.error.as_str()), (Wish::Undo, "Unhealthy: Validator does not answer"));
+    task.tell();
+    assert!(task.status.borrow().ends_with("wish=undo;phase=rolled-back;error=NotSafe: Vehicle.Speed is 50"));
     assert!(!bench.fake.world().restart, "it drives");
     bench.fake.world().safe = true;
     look(&bench, &mut task).await;
     let mut task = bench.boot();
     look(&bench, &mut task).await;
     assert_eq!(check_end(&bench, "unhealthy"), Wish::Left);
+    task.tell();
+    assert!(task.status.borrow().ends_with("phase=rolled-back;error=Unhealthy: Validator does not answer"));
     // And the next good one works.
     bench.fake.world().well = true;
     workday(&bench, &mut task).await;

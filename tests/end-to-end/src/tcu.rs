@@ -177,6 +177,11 @@ impl Tcu {
         Ok(())
     }
 
+    /// The next start starts all services again.
+    pub fn unmask(&mut self) {
+        self.masked.clear();
+    }
+
     pub fn is_masked(&self, service: &str) -> bool {
         self.masked.iter().any(|masked| masked == service)
     }

@@ -49,7 +49,7 @@ impl Drive {
     }
 
     /// Just after a start the link's key may still be on its way out of the TPM.
-    async fn first_check(&self) -> anyhow::Result<()> {
+    pub async fn first_check(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + HINT_PATIENCE;
         loop {
             match self.check().await {

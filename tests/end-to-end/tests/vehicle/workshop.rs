@@ -10,6 +10,7 @@ use pitstop_dbus::{SelfUpdateProxy, SlotStatus, UdsServerProxy};
 use pitstop_end_to_end::firmware::{TCU_AFTER, TCU_BEFORE};
 use pitstop_end_to_end::process::run;
 use pitstop_end_to_end::programs::Programs;
+use pitstop_end_to_end::world::VIN;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -112,7 +113,8 @@ impl Workshop {
     async fn install(&self, package: &Path) -> anyhow::Result<()> {
         let download = format!("download={}", text(package)?);
         let told = self.tester(&["program", "authenticate", &download, "verify", "restart", "status"]).await?;
-        ensure!(told.iter().take(5).all(|step| step["nrc"].is_null()) && told[3]["ok"] == 0, "{told:?}");
+        let good = told.get(3).is_some_and(|verified| verified["ok"] == 0);
+        ensure!(good && told.iter().take(5).all(|step| step["nrc"].is_null()), "{told:?}");
         Ok(())
     }
 
@@ -175,6 +177,18 @@ async fn a_workshop_updates_the_tcu_without_any_network() -> anyhow::Result<()> 
     ensure!(slots.iter().all(|slot| slot.booted || slot.state == "bad"), "not committed: {slots:?}");
     let told = workshop.tester(&["version", "program", "authenticate", "roll-back"]).await?;
     ensure!(told[0]["ok"] == TCU_AFTER && told[3]["nrc"] == 0x24, "{told:?}");
+
+    // The network's side comes back, finds no fault, and tells the backend what runs.
+    let world = &mut workshop.drive.world;
+    world.tcu.shut_down().await;
+    world.tcu.unmask();
+    world.tcu.boot()?;
+    world.wait_for_services().await?;
+    workshop.drive.first_check().await?;
+    let vehicle = workshop.drive.world.backend.rest().get(&format!("/api/v1/vehicles/{VIN}")).await?;
+    let ecus = vehicle["ecus"].as_array().context("the backend knows no ECUs")?;
+    let tcu = ecus.iter().find(|ecu| ecu["ecu"] == "tcu").context("the backend knows no TCU")?;
+    ensure!(tcu["version"] == TCU_AFTER, "{tcu}");
     Ok(())
 }
 
