@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use pitstop_dbus::access::{Access, TABLE};
-use pitstop_dbus::{BackendLinkProxy, DownloaderProxy, FlasherProxy, OtaError, ValidatorProxy};
+use pitstop_dbus::{BackendLinkProxy, DownloaderProxy, FlasherProxy, OtaError, ValidatorProxy, WorkshopProxy};
 use pitstop_runtime::operation::wait;
 use serde_json::{Value, json};
 use zbus::{Connection, DBusError as _, ObjectPath};
@@ -32,6 +32,13 @@ enum Call {
     Member {
         service: String,
         member: String,
+        /// Where it is not the service's own.
+        #[arg(long)]
+        interface: Option<String>,
+    },
+    /// What a diagnostic server that has gone wrong might try, with the id of an update that is under way over the air.
+    Diagnose {
+        update: String,
     },
     /// Every member with arguments that this caller of the access table may call, each with arguments of a wrong type.
     Malformed {
@@ -80,10 +87,11 @@ fn name(error: &OtaError) -> String {
 async fn run(call: Call) -> Result<Value, OtaError> {
     let bus = zbus::connection::Builder::system().build().await?;
     match call {
-        Call::Member { service, member } => {
-            plain(&bus, &service, &member, &()).await?;
+        Call::Member { service, member, interface } => {
+            plain(&bus, &service, interface.as_ref().unwrap_or(&service), &member, &()).await?;
             Ok(Value::Null)
         }
+        Call::Diagnose { update } => diagnose(&bus, &update).await,
         Call::Malformed { caller } => malformed(&bus, &caller).await,
         Call::Decide => decide(&bus).await,
         Call::Stage { update, ecu } => {
@@ -101,6 +109,26 @@ async fn run(call: Call) -> Result<Value, OtaError> {
             end(&bus, "Validator", &operation).await
         }
     }
+}
+
+/// Which error each try ended with.
+async fn diagnose(bus: &Connection, update: &str) -> Result<Value, OtaError> {
+    let (slots, validator) = (WorkshopProxy::new(bus).await?, ValidatorProxy::new(bus).await?);
+    let staged = match slots.stage("w-of-its-own", 1).await {
+        Ok(operation) => end(bus, "SelfUpdate", &operation).await.map(drop),
+        Err(error) => Err(error),
+    };
+    let tries = [
+        ("stage what nobody admitted", staged),
+        ("restart", slots.reboot("w-of-its-own").await),
+        ("activate", slots.activate("w-of-its-own").await),
+        ("commit the other path's update", slots.commit(update).await),
+        ("roll the other path's update back", slots.roll_back(update).await.map(drop)),
+        ("raise floors for the other path's update", validator.end_local(update, true).await),
+        ("bring ten gigabytes", validator.receive_local(10_000_000_000).await.map(drop)),
+    ];
+    let told = tries.map(|(what, result)| (what.to_owned(), json!(result.err().map(|error| name(&error)))));
+    Ok(Value::Object(told.into_iter().collect()))
 }
 
 async fn end(bus: &Connection, service: &str, operation: &ObjectPath<'_>) -> Result<Value, OtaError> {
@@ -126,7 +154,7 @@ async fn malformed(bus: &Connection, caller: &str) -> Result<Value, OtaError> {
     {
         for member in row.members.iter().filter(|member| takes_arguments(&row.service, member)) {
             // No member takes a number with a fraction.
-            let error = plain(bus, &row.service, member, &(0.5_f64,)).await.err();
+            let error = plain(bus, &row.service, &row.interface, member, &(0.5_f64,)).await.err();
             let error = error.as_ref().map_or_else(|| "none".to_owned(), name);
             found.push(json!({ "service": row.service, "member": member, "error": error }));
         }
@@ -140,12 +168,12 @@ fn takes_arguments(service: &str, member: &str) -> bool {
     definition.split("</method>").next().is_some_and(|definition| definition.contains("direction=\"in\""))
 }
 
-async fn plain<B>(bus: &Connection, service: &str, member: &str, body: &B) -> Result<(), OtaError>
+async fn plain<B>(bus: &Connection, service: &str, interface: &str, member: &str, body: &B) -> Result<(), OtaError>
 where
     B: serde::Serialize + zbus::zvariant::DynamicType,
 {
     let (name, path) = (pitstop_dbus::bus_name(service), pitstop_dbus::object_path(service));
-    let interface = pitstop_dbus::interface_name(service);
+    let interface = pitstop_dbus::interface_name(interface);
     bus.call_method(Some(name), path, Some(interface), member, body).await?;
     Ok(())
 }

@@ -25,6 +25,7 @@ enum Caller {
     /// Somebody in the administrators' group.
     Admin,
     Manager,
+    UdsServer,
 }
 
 impl Caller {
@@ -33,6 +34,7 @@ impl Caller {
             Self::Root => &["--reuid=root", "--regid=root", "--clear-groups"],
             Self::Admin => &["--reuid=nobody", "--regid=pitstop-admin", "--clear-groups"],
             Self::Manager => &["--reuid=pitstop-manager", "--regid=pitstop-manager", "--init-groups"],
+            Self::UdsServer => &["--reuid=pitstop-uds-server", "--regid=pitstop-uds-server", "--init-groups"],
         }
     }
 }
@@ -74,13 +76,56 @@ async fn the_bus_denies_what_the_policy_does_not_name() -> anyhow::Result<()> {
         (Caller::Root, "Manager", "Cancel"),
         (Caller::Manager, "BackendLink", "FetchMetadata"),
         (Caller::Manager, "Validator", "OpenAdmitted"),
+        (Caller::Manager, "Validator", "ReceiveLocal"),
+        (Caller::UdsServer, "Validator", "Admit"),
+        (Caller::UdsServer, "Validator", "OpenAdmitted"),
+        (Caller::UdsServer, "Validator", "RaiseFloors"),
+        (Caller::UdsServer, "SelfUpdate", "Stage"),
+        (Caller::UdsServer, "SelfUpdate", "Reboot"),
+        (Caller::UdsServer, "VehicleState", "RequestInhibit"),
     ] {
         let answer = probe.call(caller, &["member", service, member])?;
         ensure!(answer["error"] == ACCESS_DENIED, "{service}.{member} as {caller:?}: {answer}");
     }
+    for caller in [Caller::Root, Caller::Admin, Caller::Manager] {
+        let answer = probe.call(caller, &["member", "SelfUpdate", "Reboot", "--interface", "Workshop"])?;
+        ensure!(answer["error"] == ACCESS_DENIED, "Workshop.Reboot as {caller:?}: {answer}");
+    }
     let allowed = probe.call(Caller::Admin, &["member", "Manager", "GetStatus"])?;
     ensure!(allowed["ok"].is_null() && allowed["error"].is_null(), "the administrators may look: {allowed}");
     ensure!(before == owners(&drive).await?, "a service was restarted");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_diagnostic_server_that_has_gone_wrong_installs_nothing_and_reaches_no_other_update() -> anyhow::Result<()> {
+    let mut drive = Drive::start(&[]).await?;
+    let probe = Probe::new(&drive)?;
+    let update = drive.begin_update().await?;
+    drive.until_phase("awaiting-consent", std::time::Duration::from_secs(30)).await?;
+    let before = drive.world.slot_digests()?;
+    let tried = probe.call(Caller::UdsServer, &["diagnose", &update])?;
+    for (what, error) in [
+        ("stage what nobody admitted", "Busy"),
+        ("restart", "WrongPhase"),
+        ("activate", "WrongPhase"),
+        ("commit the other path's update", "InvalidArgument"),
+        ("roll the other path's update back", "InvalidArgument"),
+        ("raise floors for the other path's update", "InvalidArgument"),
+        ("bring ten gigabytes", "TooLarge"),
+    ] {
+        ensure!(tried["ok"][what] == format!("io.pitstop.Ota1.Error.{error}"), "{what}: {tried}");
+    }
+    ensure!(drive.world.slot_digests()? == before, "a slot was written");
+    // With the slots free it gets no further.
+    drive.world.tcu.mask(&["manager"]).await?;
+    drive.world.tcu.cut_power();
+    drive.world.tcu.boot()?;
+    drive.world.wait_for_services().await?;
+    let tried = probe.call(Caller::UdsServer, &["diagnose", &update])?;
+    let error = &tried["ok"]["stage what nobody admitted"];
+    ensure!(*error == "io.pitstop.Ota1.Error.NotAdmitted", "{tried}");
+    ensure!(drive.world.slot_digests()? == before, "a slot was written");
     Ok(())
 }
 

@@ -421,3 +421,85 @@ fn a_reset_that_has_to_be_asked_for_resets_when_it_is_granted() {
     }
     panic!("no reset was reported");
 }
+
+/// What may happen to a server whose acts take time.
+#[derive(Debug, Clone)]
+enum Happening {
+    Ask(u64, Vec<u8>),
+    Complete(bool),
+    Opened(bool),
+    Gone(u64),
+    Wait(u64),
+}
+
+fn happening() -> impl proptest::strategy::Strategy<Value = Happening> {
+    use proptest::prelude::*;
+    let requests: Vec<Vec<u8>> = [
+        &[0x10, 0x01][..],
+        &[0x10, 0x02],
+        &[0x34, 0, 0x11, 0, 4],
+        &[0x36, 1, 1, 2],
+        &[0x36, 2, 3, 4],
+        &[0x37],
+        &[0x11, 0x01],
+        &[0x3E, 0x00],
+    ]
+    .map(<[u8]>::to_vec)
+    .to_vec();
+    let mine: Vec<Vec<u8>> = [&[0x29, 0x03, 0, 0, 0, 0][..], &[0x29, 0x00]].map(<[u8]>::to_vec).to_vec();
+    prop_oneof![
+        6 => (1..3_u64, prop::sample::select(requests)).prop_map(|(client, pdu)| Happening::Ask(client, pdu)),
+        2 => prop::sample::select(mine).prop_map(|pdu| Happening::Ask(1, pdu)),
+        3 => any::<bool>().prop_map(Happening::Complete),
+        3 => any::<bool>().prop_map(Happening::Opened),
+        1 => (1..3_u64).prop_map(Happening::Gone),
+        2 => (0..6_000_u64).prop_map(Happening::Wait),
+    ]
+}
+
+proptest::proptest! {
+    /// Whatever comes in whatever order: who has not authenticated never gets a protected answer, every request gets at most one final
+    /// answer, and the server gets out of it again.
+    #[test]
+    fn nobody_else_ever_profits_from_an_authentication(
+        happenings in proptest::collection::vec(happening(), 0..60)
+    ) {
+        use proptest::prelude::*;
+        let mut bench = SlowBench { server: Server::new(Slow::default(), ServerSettings::default()), now: Duration::ZERO };
+        let mut owed = std::collections::BTreeMap::<u64, i64>::new();
+        for happening in happenings {
+            match happening {
+                Happening::Ask(client, pdu) => {
+                    *owed.entry(client).or_default() += 1;
+                    bench.server.handle_input(bench.now, ClientId(client), Addressing::Physical, &pdu);
+                }
+                Happening::Complete(good) => {
+                    let result = if good { Ok(vec![]) } else { Err(Nrc::TransferDataSuspended) };
+                    bench.server.complete(bench.now, result);
+                }
+                Happening::Opened(good) => {
+                    let result = if good { Ok(BlockLength(100)) } else { Err(Nrc::ConditionsNotCorrect) };
+                    bench.server.complete_download(bench.now, result);
+                }
+                Happening::Gone(client) => bench.server.client_gone(ClientId(client)),
+                Happening::Wait(time) => {
+                    bench.now += Duration::from_millis(time);
+                    bench.server.handle_timeout(bench.now);
+                }
+            }
+            while let Some(ServerTransmit { client, pdu }) = bench.server.poll_transmit() {
+                let pending = pdu.starts_with(&[0x7F]) && pdu.last() == Some(&0x78);
+                *owed.entry(client.0).or_default() -= i64::from(!pending);
+                let protected = matches!(pdu.first(), Some(0x74 | 0x76 | 0x77 | 0x51));
+                prop_assert!(!(protected && client == ClientId(2)), "{:02X?}", pdu);
+            }
+            prop_assert!(owed.values().all(|&count| count >= 0), "{:?}", owed);
+        }
+        bench.server.complete(bench.now, Err(Nrc::GeneralReject));
+        while bench.server.poll_transmit().is_some() {}
+        bench.now += Duration::from_secs(3600);
+        bench.server.handle_timeout(bench.now);
+        prop_assert_eq!(bench.ask(ClientId(2), &[0x3E, 0x00]), Some(vec![0x7E, 0x00]));
+        prop_assert!(!bench.server.is_authenticated() && bench.server.session() == SessionType::Default);
+    }
+}
