@@ -128,6 +128,7 @@ impl<P: Peers> Workshop<P> {
     async fn commit(&self, update: String) -> Result<(), OtaError> {
         let update = workshops(&update)?;
         self.0.commit(update.as_str()).await?;
+        self.0.forget(&update).await;
         self.0.let_go(&update).await;
         Ok(())
     }
@@ -136,6 +137,7 @@ impl<P: Peers> Workshop<P> {
     async fn roll_back(&self, update: String) -> Result<bool, OtaError> {
         let update = workshops(&update)?;
         let restart = self.0.roll_back(update.as_str()).await?;
+        self.0.forget(&update).await;
         if !restart {
             self.0.let_go(&update).await;
         }

@@ -94,6 +94,11 @@ impl<P: Peers> Service<P> {
         }
     }
 
+    /// Takes the results of its staging away: nobody acknowledges them, and the same package may come again.
+    pub async fn forget(&self, update: &UpdateId) {
+        self.operations.release(update.as_str()).await;
+    }
+
     /// After a start: an update that ended before, by a fall-back or by what this start is for, holds the vehicle no longer.
     pub async fn let_go_of_ended(&self) {
         let ended = self.core.ask(|core| {
@@ -101,6 +106,7 @@ impl<P: Peers> Service<P> {
             core.workshop().filter(|now| now.phase.is_end() && !due).map(|now| now.update.clone())
         });
         let Ok(Some(update)) = ended.await else { return };
+        self.forget(&update).await;
         if let Err(error) = patiently(|| self.peers.release_inhibit(update.as_str())).await {
             log::warn!(update = update.as_str(); "the drive inhibit is not released: {error}");
         }

@@ -112,6 +112,18 @@ async fn the_second_of_the_two_paths_is_told_that_the_slots_are_busy() {
 }
 
 #[tokio::test]
+async fn the_same_package_is_written_again_after_it_was_rolled_back() {
+    let bench = Bench::new();
+    let (_, _server, client) = bench.boot().await;
+    let proxy = workshop(&client).await;
+    for _ in 0..2 {
+        staged(&proxy, &client).await;
+        assert_eq!(proxy.get_update().await.unwrap().1, "staged", "under the same number too");
+        assert!(!proxy.roll_back("w-1").await.unwrap());
+    }
+}
+
+#[tokio::test]
 async fn a_fall_back_lets_the_vehicle_go() {
     let bench = Bench::new();
     let (_, _server, client) = bench.boot().await;

@@ -347,7 +347,7 @@ impl<P: Peers> Workshop<P> {
     async fn verify(&mut self) -> Result<Vec<u8>, Nrc> {
         let open = |record: &Record| matches!(record.wish, Wish::New | Wish::Try);
         let Some(record) = self.record.clone().filter(open) else { return Err(Nrc::RequestSequenceError) };
-        match self.peers.stage(&record.update, record.attempt).await {
+        match self.stage(&record).await {
             // Noted only now: before, what the slots say may be of an earlier try.
             Ok(()) => {
                 let stored = self.store(Record { wish: Wish::Try, ..record }).map(|()| vec![STATUS_OK]);
@@ -363,6 +363,18 @@ impl<P: Peers> Workshop<P> {
                 self.answered(stored)
             }
         }
+    }
+
+    /// Stages, and looks at the slots themselves: a result that was kept of an earlier life would say good of a slot that is not.
+    async fn stage(&self, record: &Record) -> Result<(), OtaError> {
+        self.peers.stage(&record.update, record.attempt).await?;
+        let SlotView { update, phase, .. } = self.peers.view().await?;
+        let open =
+            matches!(phase.as_str(), "staged" | "activating" | "activated" | "trial" | "marking-good" | "bootable");
+        if open && update == record.update {
+            return Ok(());
+        }
+        Err(OtaError::SlotFailed(format!("it was written before; now the slot's installation is {phase:?}")))
     }
 
     async fn restart(&mut self) -> Result<(), OtaError> {
