@@ -7,6 +7,7 @@ CERTIFICATE is PEM or DER; KEY is PEM, and signs by the openssl program.
 """
 
 import json
+import os
 import pathlib
 import ssl
 import subprocess
@@ -95,8 +96,9 @@ def act(client, step, certificate, key):
 def main():
     port, address, certificate, key, *steps = sys.argv[1:]
     connection = DoIPClient("127.0.0.1", int(address), tcp_port=int(port))
-    # Our own patience, not the 50 ms that the server tells: the machine under the tests is busy.
-    patience = {"request_timeout": 120, "p2_timeout": 10, "use_server_timing": False}
+    # Our own patience, not the 50 ms that the server tells: the machine under the tests is busy, and an emulated one slow.
+    whole = int(os.environ.get("PITSTOP_PATIENCE_SECS", "120"))
+    patience = {"request_timeout": whole, "p2_timeout": 10, "p2_star_timeout": whole, "use_server_timing": False}
     config = {**default_client_config, "data_identifiers": {"default": Text}, **patience}
     told = []
     with Client(DoIPClientUDSConnector(connection, close_connection=True), config=config) as client:

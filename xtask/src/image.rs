@@ -93,6 +93,11 @@ impl Paths {
         self.dir.join("keys")
     }
 
+    /// A workshop's tester: its certificate and key, and the authority that the image trusts.
+    pub fn tester(&self) -> PathBuf {
+        self.keys().join("tester")
+    }
+
     /// The backend whose roots the image trusts.
     pub fn backend(&self) -> PathBuf {
         self.dir.join("backend")
@@ -218,9 +223,15 @@ fn trust(paths: &Paths) -> Outcome {
         let out = Command::new(tools.join("pitstop-bundle")).args(["keys", "--out"]).arg(paths.keys()).output();
         quiet("development keys", out)?;
     }
-    if paths.backend().join("uptane/director/root.json").is_file() {
+    if !paths.tester().join("testers.pem").is_file() {
+        let out = Command::new(tools.join("pitstop-bundle")).args(["tester", "--out"]).arg(paths.tester()).output();
+        quiet("a development tester", out)?;
+    }
+    if paths.backend().join("offline-keys").is_dir() {
         return Ok(());
     }
+    // One that was not finished, or made before workshops had roles of their own, is no backend.
+    let _ = fs::remove_dir_all(paths.backend());
     let here = |port: u16| format!("127.0.0.1:{port}");
     let out = Command::new(tools.join("pitstop-backend"))
         .arg("init")

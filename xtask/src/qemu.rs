@@ -10,6 +10,7 @@ mod monitor;
 mod scenario;
 mod shell;
 mod story;
+mod workshop;
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ controllers on one bus and a virtual CAN FD bus. The console is this terminal, l
             no-boot, hang, unhealthy, no-data
                         the TCU's new software does not start, hangs, lacks a service, or cannot read the data partition: the boot
                         loader falls back, everything goes back to old; then a good update succeeds
+            workshop    a tester (udsoncan, doipclient) updates the TCU by DoIP with a package that offline roles signed, while manager,
+                        backend-link and downloader are masked
             power-cut   the power of the TCU is cut at random instants, again and again, until the update has ended
 --cycles N, --seed S
           for power-cut: so many updates from the factory (1), each with a seed of its own (from 1); a second call goes on where

@@ -3,7 +3,7 @@
 //!
 //! `cargo xtask qemu --scenario` starts it and talks to it: it prints one JSON line when all is ready, then answers each word on
 //! standard input with one JSON line: `campaign BUNDLE` publishes the control units' new software with this bundle of the TCU's and
-//! starts a campaign with it, `state` tells what the backend says of the vehicle.
+//! starts a campaign with it, `package BUNDLE` publishes the same and makes a workshop's package of the TCU's, `state` tells what the backend says of the vehicle.
 //! It ends with its standard input.
 
 #![allow(clippy::indexing_slicing, reason = "JSON answers: a key that is absent reads as null")]
@@ -54,6 +54,8 @@ struct Arguments {
 struct Host {
     backend: Backend,
     simulator: Simulator,
+    dir: PathBuf,
+    program: PathBuf,
     /// The control units' new software.
     after: Vec<PathBuf>,
 }
@@ -92,18 +94,33 @@ impl Host {
         reach(arguments, &simulator).await?;
         let backend = Backend::open(&arguments.backend, &programs.backend, Hosting::Process, &logs).await?;
         backend.rest().publish_initial(&before).await.context("publishing what vehicles have")?;
-        Ok(Self { backend, simulator, after })
+        Ok(Self { backend, simulator, dir: dir.clone(), program: programs.backend, after })
+    }
+
+    /// The control units' new software with this bundle of the TCU's.
+    async fn publish(&self, bundle: &str) -> anyhow::Result<String> {
+        let mut bundles = self.after.clone();
+        bundles.push(PathBuf::from(bundle));
+        let name = Path::new(bundle).file_stem().unwrap_or_default().to_string_lossy();
+        self.backend.rest().publish_update(&name, &bundles).await
     }
 
     async fn answer(&self, word: &str) -> anyhow::Result<Value> {
         let rest = self.backend.rest();
         match word.split_once(' ').unwrap_or((word, "")) {
             ("campaign", bundle) => {
-                let mut bundles = self.after.clone();
-                bundles.push(PathBuf::from(bundle));
-                let name = Path::new(bundle).file_stem().unwrap_or_default().to_string_lossy();
-                let release = rest.publish_update(&name, &bundles).await?;
+                let release = self.publish(bundle).await?;
                 Ok(json!({ "campaign": rest.campaign(&release, &[VIN]).await? }))
+            }
+            ("package", bundle) => {
+                let release = self.publish(bundle).await?;
+                let out = self.dir.join("package.tar");
+                let mut make = tokio::process::Command::new(&self.program);
+                make.arg("offline-package").arg("--dir").arg(&self.backend.dir).args(["--release", &release]);
+                make.arg("--keys").arg(self.backend.dir.join("offline-keys")).arg("--out").arg(&out);
+                let status = make.stdout(std::process::Stdio::null()).status().await?;
+                anyhow::ensure!(status.success(), "offline-package: {status}");
+                Ok(json!({ "package": out }))
             }
             ("state", _) => {
                 let vehicle = rest.get(&format!("/api/v1/vehicles/{VIN}")).await?;

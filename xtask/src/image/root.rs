@@ -214,6 +214,7 @@ fn programs(tree: &Path, built: &Path) -> Outcome {
 fn trust(paths: &Paths, tree: &Path) -> Outcome {
     let lib = tree.join("usr/lib/pitstop");
     write(&lib.join("keyring.pem"), read(&paths.keys().join("keyring.pem"))?)?;
+    write(&lib.join("testers.pem"), read(&paths.tester().join("testers.pem"))?)?;
     for repository in ["director", "image"] {
         let root = read(&paths.backend().join("uptane").join(repository).join("root.json"))?;
         write(&lib.join("uptane").join(repository).join("root.json"), root)?;

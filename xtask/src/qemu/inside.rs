@@ -114,7 +114,7 @@ impl Guest {
     fn bus_off(&mut self) -> Outcome {
         self.expect("ip -details link show can0", "restart-ms 100")?;
         self.text("ip link set can0 down && ip link set can0 up")?;
-        self.expect("timeout 10 candump -n 1 can0 || true", "can0")
+        self.expect("(sleep 2; cansend far0 123#11) & timeout 15 candump -n 1 can0,123:7FF; wait", "can0")
     }
 
     /// Messages of lengths at which the protocol changes its form, to us by isotpsend and back to isotprecv.

@@ -73,7 +73,7 @@ fn tests(long: bool) -> Vec<Test> {
     };
     let mut tests = vec![story("happy", 1), story("unhealthy", 1), story("power-cut", if long { CYCLES } else { 2 })];
     if long {
-        tests.extend(["no-boot", "hang", "no-data"].map(|name| story(name, 1)));
+        tests.extend(["no-boot", "hang", "no-data", "workshop"].map(|name| story(name, 1)));
     }
     tests.push(Test { name: "inside".to_owned(), run: Box::new(inside::run) });
     if long {

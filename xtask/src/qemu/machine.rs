@@ -13,7 +13,7 @@ use crate::shell::{Failure, Outcome, output};
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// Where the TCU's diagnostic server is reached on the host.
-const DIAGNOSTIC_PORT: u16 = 14400;
+pub const DIAGNOSTIC_PORT: u16 = 14400;
 
 /// Where the console goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

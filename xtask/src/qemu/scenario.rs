@@ -39,7 +39,7 @@ struct Part {
 /// Names of all stories.
 pub fn names() -> String {
     let faults = Fault::ALL.map(Fault::name).join(", ");
-    format!("happy, power-cut, {faults}")
+    format!("happy, power-cut, workshop, {faults}")
 }
 
 pub fn run(paths: &Paths, order: &Order) -> Outcome {
@@ -49,6 +49,7 @@ pub fn run(paths: &Paths, order: &Order) -> Outcome {
     match order.name.as_str() {
         "happy" => tell(paths, order, &[good(paths)], None),
         "power-cut" => power_cuts(paths, order),
+        "workshop" => super::workshop::tell(paths, order.json),
         name => {
             let fault = Fault::ALL.into_iter().find(|fault| fault.name() == name);
             let fault = fault.ok_or_else(|| Failure::new(format!("there is no story {name:?}; known: {}", names())))?;

@@ -65,7 +65,7 @@ impl Story {
     }
 
     /// A command that must succeed.
-    fn must(&mut self, command: &str) -> Result<String, Failure> {
+    pub fn must(&mut self, command: &str) -> Result<String, Failure> {
         let answer = self.shell.run(command, ANSWER_LIMIT)?;
         if answer.code == 0 {
             return Ok(answer.text);
@@ -160,7 +160,7 @@ impl Story {
     }
 
     /// Follows restarts, and cuts the power when its time has come.
-    fn watch_power(&mut self) -> Outcome {
+    pub fn watch_power(&mut self) -> Outcome {
         loop {
             if self.machine.restarted()? {
                 self.restarts += 1;
