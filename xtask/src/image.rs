@@ -227,7 +227,7 @@ fn trust(paths: &Paths) -> Outcome {
         let out = Command::new(tools.join("pitstop-bundle")).args(["tester", "--out"]).arg(paths.tester()).output();
         quiet("a development tester", out)?;
     }
-    if paths.backend().join("offline-keys").is_dir() {
+    if paths.backend().join("offline-keys/director-offline-targets.pem").is_file() {
         return Ok(());
     }
     // One that was not finished, or made before workshops had roles of their own, is no backend.

@@ -36,8 +36,9 @@ const NOT_OVERLAY: &[&str] = &[
 ];
 
 /// What recipe pitstop-trust installs.
-const TRUST: [&str; 3] = [
+const TRUST: [&str; 4] = [
     "usr/lib/pitstop/keyring.pem",
+    "usr/lib/pitstop/testers.pem",
     "usr/lib/pitstop/uptane/director/root.json",
     "usr/lib/pitstop/uptane/image/root.json",
 ];
