@@ -98,7 +98,9 @@ async fn guard(args: &Args) -> anyhow::Result<Verdict> {
     let input: Input = pitstop_runtime::load_config(&args.root, "self-update")?;
     let below = |path: &Path| args.root.join(path.strip_prefix("/").unwrap_or(path));
     let limit = Duration::from_secs(input.guard.limit_secs);
-    let Some(trouble) = trouble(&input.guard.services, limit).await else { return Ok(Verdict::Healthy) };
+    let services: Vec<String> =
+        input.guard.services.iter().filter(|name| is_installed(&args.root, name)).cloned().collect();
+    let Some(trouble) = trouble(&services, limit).await else { return Ok(Verdict::Healthy) };
     let (slots, _) = config::slots(&input, below)?;
     let booted = booted_slot_of_file(&below(&input.cmdline), &slots).context("finding the booted slot")?;
     let other = slots.other(&booted)?.clone();
@@ -112,6 +114,19 @@ async fn guard(args: &Args) -> anyhow::Result<Verdict> {
         restart(&input.guard.restart_command)?;
     }
     Ok(verdict)
+}
+
+/// Whether this image has the service at all: integrators leave some out. A unit that is masked is installed, and missed.
+fn is_installed(root: &Path, service: &str) -> bool {
+    // BackendLink is served by pitstop-backend-link.
+    let words = service.chars().fold(String::new(), |mut words, c| {
+        if c.is_ascii_uppercase() {
+            words.push('-');
+        }
+        words.push(c.to_ascii_lowercase());
+        words
+    });
+    root.join(format!("usr/lib/systemd/system/pitstop{words}.service")).exists()
 }
 
 fn judge(trouble: String, booted: &SlotName, this: Health, other: Health) -> Verdict {
@@ -182,6 +197,16 @@ mod tests {
         for (this, other) in [(Health::Good, Health::Good), (Health::Good, Health::Bad), (Health::Bad, Health::Bad)] {
             assert!(matches!(judge(this, other), Verdict::Stay(_)), "{this:?} {other:?}");
         }
+    }
+
+    #[test]
+    fn a_service_that_the_image_leaves_out_is_not_missed() {
+        let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../rootfs-overlay");
+        let text = fs::read_to_string(overlay.join("usr/lib/pitstop/self-update.toml")).unwrap();
+        let input: Input = toml::from_str(&text).unwrap();
+        assert_eq!(input.guard.services.len(), 9);
+        assert!(input.guard.services.iter().all(|service| is_installed(&overlay, service)));
+        assert!(!is_installed(tempfile::tempdir().unwrap().path(), "Manager"));
     }
 
     #[test]
