@@ -13,8 +13,9 @@ use crate::shell::{Failure, Outcome, cargo, output};
 /// Highest exposure level by `systemd-analyze security`; the validator's is lower.
 const EXPOSURE: f64 = 2.0;
 const VALIDATOR_EXPOSURE: f64 = 1.0;
-/// Bytes of the messages: single frame, first frame, more than one block, the 12-bit length's end, beyond it.
-const PDUS: [u32; 8] = [1, 7, 8, 62, 63, 4095, 4096, 8000];
+/// Bytes of the messages: single frame, first frame, more than one block, the 12-bit length's end, beyond it. No more than 5000:
+/// Debian's isotpsend and isotprecv have buffers of that size.
+const PDUS: [u32; 8] = [1, 7, 8, 62, 63, 4095, 4096, 4999];
 /// More than a thousand calls, each by a process of its own.
 const ACCESS_LIMIT: Duration = Duration::from_secs(900);
 /// Prints the calls that did not go as the table says.
