@@ -59,7 +59,8 @@ fn peers(paths: &Paths) -> Result<PathBuf, Failure> {
     if !Path::new(PROGRAM).is_file() {
         let mut install = Command::new("apt-get");
         install.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "-qq", "--no-install-recommends"]);
-        step("SWUpdate, to be compared with", install.arg("swupdate"))?;
+        // Its words must not mix with the line of JSON.
+        step("SWUpdate, to be compared with", install.arg("swupdate").stdout(std::process::Stdio::null()))?;
     }
     let (tree, image) = (paths.dir.join("peers"), paths.dir.join("peers.img"));
     let _ = fs::remove_dir_all(&tree);
