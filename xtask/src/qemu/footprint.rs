@@ -89,11 +89,7 @@ struct Sample {
 
 impl Guest {
     fn text(&mut self, command: &str) -> Result<String, Failure> {
-        let answer = self.0.run(command, ANSWER_LIMIT)?;
-        if answer.code == 0 {
-            return Ok(answer.text);
-        }
-        Err(Failure::new(format!("{command}: status {}\n{}", answer.code, answer.text)))
+        self.0.must(command, ANSWER_LIMIT)
     }
 
     fn number(&mut self, command: &str) -> Result<f64, Failure> {

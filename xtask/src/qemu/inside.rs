@@ -74,11 +74,7 @@ impl Guest {
     }
 
     fn within(&mut self, command: &str, limit: Duration) -> Result<String, Failure> {
-        let answer = self.shell.run(command, limit)?;
-        if answer.code == 0 {
-            return Ok(answer.text);
-        }
-        Err(Failure::new(format!("{command}: status {}\n{}", answer.code, answer.text)))
+        self.shell.must(command, limit)
     }
 
     fn expect(&mut self, command: &str, wanted: &str) -> Outcome {

@@ -69,6 +69,15 @@ impl Shell {
         }
     }
 
+    /// A command that must succeed; what it said.
+    pub fn must(&mut self, command: &str, limit: Duration) -> Result<String, Failure> {
+        let answer = self.run(command, limit)?;
+        if answer.code == 0 {
+            return Ok(answer.text);
+        }
+        Err(Failure::new(format!("{command}: status {}\n{}", answer.code, answer.text)))
+    }
+
     fn read(&mut self) -> Outcome {
         let mut buffer = [0; 4096];
         match self.line.read(&mut buffer) {

@@ -19,7 +19,7 @@ use crate::shell::{Failure, Outcome};
 const STORY_LIMIT: Duration = Duration::from_secs(25 * 60);
 /// How long the vehicle is given to hear of the campaign, before it is told to check.
 const HINT_PATIENCE: Duration = Duration::from_secs(45);
-/// How long a machine that seems hung is left to its watchdog (30 s), GRUB and the next start.
+/// How long a shell may be silent before the machine is looked at again: it may hang, and its watchdog bites after 30 s.
 const SILENCE: Duration = Duration::from_secs(20);
 
 pub struct Story {
@@ -66,11 +66,7 @@ impl Story {
 
     /// A command that must succeed.
     pub fn must(&mut self, command: &str) -> Result<String, Failure> {
-        let answer = self.shell.run(command, ANSWER_LIMIT)?;
-        if answer.code == 0 {
-            return Ok(answer.text);
-        }
-        Err(Failure::new(format!("{command}: status {}\n{}", answer.code, answer.text)))
+        self.shell.must(command, ANSWER_LIMIT)
     }
 
     fn json(&mut self, command: &str) -> Result<Value, Failure> {

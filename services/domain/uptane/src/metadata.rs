@@ -220,16 +220,19 @@ impl Snapshot {
         expires: Time,
         files: impl IntoIterator<Item = (&'f str, &'f SignedFile)>,
     ) -> Result<Self, BuildError> {
-        let mut meta = BTreeMap::new();
-        for (role, file) in files {
-            meta.insert(format!("{role}.json"), FileMeta::of(file)?);
-        }
-        Ok(Self { header: Header::new(Role::Snapshot, version, expires), meta })
+        Ok(Self { header: Header::new(Role::Snapshot, version, expires), meta: list_files(files)? })
     }
 
     pub(crate) fn file(&self, role: &str) -> Option<&FileMeta> {
         self.meta.get(&format!("{role}.json"))
     }
+}
+
+/// Files by name, with what a snapshot says of each.
+fn list_files<'f>(
+    files: impl IntoIterator<Item = (&'f str, &'f SignedFile)>,
+) -> Result<BTreeMap<String, FileMeta>, BuildError> {
+    files.into_iter().map(|(name, file)| Ok((format!("{name}.json"), FileMeta::of(file)?))).collect()
 }
 
 impl Metadata for Snapshot {

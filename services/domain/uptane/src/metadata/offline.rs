@@ -4,7 +4,9 @@ use std::num::NonZeroU64;
 use pitstop_types::Vin;
 use serde::{Deserialize, Serialize};
 
-use super::{BuildError, DirectorTarget, FileMeta, Header, MAX_SNAPSHOT_FILES, Metadata, Order, Role, Targets};
+use super::{
+    BuildError, DirectorTarget, FileMeta, Header, MAX_SNAPSHOT_FILES, Metadata, Order, Role, Targets, list_files,
+};
 use crate::{SignedFile, Time};
 
 /// The Director's list of offline targets files (PURE-2): which version of each is the latest.
@@ -23,11 +25,7 @@ impl OfflineSnapshot {
         expires: Time,
         files: impl IntoIterator<Item = (&'f str, &'f SignedFile)>,
     ) -> Result<Self, BuildError> {
-        let mut meta = BTreeMap::new();
-        for (name, file) in files {
-            meta.insert(format!("{name}.json"), FileMeta::of(file)?);
-        }
-        Ok(Self { header: Header::new(Role::OfflineSnapshot, version, expires), meta })
+        Ok(Self { header: Header::new(Role::OfflineSnapshot, version, expires), meta: list_files(files)? })
     }
 }
 
