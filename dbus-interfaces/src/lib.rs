@@ -13,6 +13,6 @@ mod proxies;
 mod wire;
 
 pub use error::{OtaError, Result};
-pub use names::{ERROR_PREFIX, INTERFACES, Interface, bus_name, interface_name, object_path, xml};
+pub use names::{ERROR_PREFIX, INTERFACES, Interface, bus_name, interface_name, object_path, unit_name, xml};
 pub use proxies::*;
 pub use wire::*;

@@ -41,6 +41,17 @@ pub fn bus_name(service: &str) -> String {
     format!("io.pitstop.Ota1.{service}")
 }
 
+/// systemd's unit of the service `X` without `.service`: `SelfUpdate` is served by `pitstop-self-update`.
+pub fn unit_name(service: &str) -> String {
+    service.chars().fold("pitstop".to_owned(), |mut unit, c| {
+        if c.is_ascii_uppercase() {
+            unit.push('-');
+        }
+        unit.push(c.to_ascii_lowercase());
+        unit
+    })
+}
+
 /// Interface name, the same words as the bus name.
 pub fn interface_name(interface: &str) -> String {
     format!("io.pitstop.Ota1.{interface}")

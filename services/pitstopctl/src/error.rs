@@ -101,17 +101,9 @@ impl CtlError {
     }
 }
 
-/// `io.pitstop.Ota1.SelfUpdate` is served by the unit `pitstop-self-update`.
+/// The unit behind a bus name.
 fn unit(bus_name: &str) -> Option<String> {
-    let service = bus_name.rsplit('.').next()?;
-    let mut unit = "pitstop".to_owned();
-    for c in service.chars() {
-        if c.is_ascii_uppercase() {
-            unit.push('-');
-        }
-        unit.push(c.to_ascii_lowercase());
-    }
-    Some(unit)
+    bus_name.rsplit('.').next().map(pitstop_dbus::unit_name)
 }
 
 #[cfg(test)]

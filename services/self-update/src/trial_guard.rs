@@ -118,15 +118,7 @@ async fn guard(args: &Args) -> anyhow::Result<Verdict> {
 
 /// Whether this image has the service at all: integrators leave some out. A unit that is masked is installed, and missed.
 fn is_installed(root: &Path, service: &str) -> bool {
-    // BackendLink is served by pitstop-backend-link.
-    let words = service.chars().fold(String::new(), |mut words, c| {
-        if c.is_ascii_uppercase() {
-            words.push('-');
-        }
-        words.push(c.to_ascii_lowercase());
-        words
-    });
-    root.join(format!("usr/lib/systemd/system/pitstop{words}.service")).exists()
+    root.join(format!("usr/lib/systemd/system/{}.service", pitstop_dbus::unit_name(service))).exists()
 }
 
 fn judge(trouble: String, booted: &SlotName, this: Health, other: Health) -> Verdict {
