@@ -83,7 +83,13 @@ def doip(vehicle, target, **options):
 
 def bus(vehicle):
     host, port = vehicle["socketcand"].rsplit(":", 1)
-    return can.Bus(interface="socketcand", host=host, port=int(port), channel="can0")
+    # On a crowded machine python-can may read its last answer and the first frame at once, and refuses both.
+    for _ in range(4):
+        try:
+            return can.Bus(interface="socketcand", host=host, port=int(port), channel="can0")
+        except can.CanError as error:
+            refused = error
+    raise refused
 
 
 def read(client, did):

@@ -1,7 +1,7 @@
 //! Participants by the socketcand protocol, raw mode: `hi`, `open BUS`, `rawmode`, then frames.
 
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pitstop_can::hub::HubMessage;
 use pitstop_can::socketcand::{Elements, frame_element, read_element};
@@ -12,6 +12,9 @@ use tokio::sync::mpsc;
 
 use super::Hub;
 use super::bus::Participant;
+
+/// Frames wait so long after the last `< ok >`: python-can takes a frame that arrives together with it for a wrong answer.
+const FIRST_FRAME_AFTER: Duration = Duration::from_millis(100);
 
 pub(super) async fn serve(listener: TcpListener, hub: Hub) {
     loop {
@@ -26,7 +29,7 @@ pub(super) async fn serve(listener: TcpListener, hub: Hub) {
             }
             Err(error) => {
                 log::error!("the socketcand port: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -88,6 +91,7 @@ async fn from_peer(mut read: OwnedReadHalf, mut elements: Elements, participant:
 }
 
 async fn to_peer(mut write: OwnedWriteHalf, mut messages: mpsc::Receiver<HubMessage>) -> io::Result<()> {
+    tokio::time::sleep(FIRST_FRAME_AFTER).await;
     while let Some(message) = messages.recv().await {
         // The protocol has no FD frames and no confirmations.
         if let HubMessage::Received(frame) = message
