@@ -31,6 +31,8 @@ const ROUNDS: u32 = 4;
 const MAX_REASON: u64 = 2048;
 /// File with the reason, in self-update's state folder.
 const FILE: &str = "var/lib/pitstop/self-update/fall-back";
+/// Where an image may have its units, in systemd's order; the last is for systems whose `/lib` is not `/usr/lib`.
+const UNITS: [&str; 3] = ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
 
 /// Why a slot was left to the boot loader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +120,9 @@ async fn guard(args: &Args) -> anyhow::Result<Verdict> {
 
 /// Whether this image has the service at all: integrators leave some out. A unit that is masked is installed, and missed.
 fn is_installed(root: &Path, service: &str) -> bool {
-    root.join(format!("usr/lib/systemd/system/{}.service", pitstop_dbus::unit_name(service))).exists()
+    let unit = format!("{}.service", pitstop_dbus::unit_name(service));
+    // A link counts wherever it leads: the mask to /dev/null is one.
+    UNITS.iter().any(|folder| root.join(folder).join(&unit).symlink_metadata().is_ok())
 }
 
 fn judge(trouble: String, booted: &SlotName, this: Health, other: Health) -> Verdict {
@@ -153,8 +157,14 @@ async fn trouble(services: &[String], limit: Duration) -> Option<String> {
     }
 }
 
-/// Asks everybody once.
+/// Asks everybody once. Nobody to ask is no good answer: an image without any service of ours cannot be updated again.
 async fn round(services: &[String]) -> Result<(), String> {
+    if services.is_empty() {
+        return Err(format!(
+            "nothing could be asked: no service of guard.services has a unit in any of /{}",
+            UNITS.join(", /")
+        ));
+    }
     let bus = Connection::system().await.map_err(|error| format!("the system bus does not answer: {error}"))?;
     for service in services {
         let asked = async {
@@ -199,6 +209,28 @@ mod tests {
         assert_eq!(input.guard.services.len(), 9);
         assert!(input.guard.services.iter().all(|service| is_installed(&overlay, service)));
         assert!(!is_installed(tempfile::tempdir().unwrap().path(), "Manager"));
+    }
+
+    #[test]
+    fn a_unit_is_found_wherever_an_image_has_it_and_a_masked_one_too() {
+        for folder in UNITS {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+            fs::write(root.path().join(folder).join("pitstop-self-update.service"), "").unwrap();
+            std::os::unix::fs::symlink("/nowhere", root.path().join(folder).join("pitstop-hmi.service")).unwrap();
+            let found = ["SelfUpdate", "Hmi", "Manager"].map(|service| is_installed(root.path(), service));
+            assert_eq!(found, [true, true, false], "{folder}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_image_without_any_service_is_not_healthy() {
+        let said = trouble(&[], Duration::from_secs(10)).await.unwrap();
+        assert!(said.contains("nothing could be asked") && said.contains("/usr/lib/systemd/system"), "{said}");
+        // What follows is the guard's rule for any trouble: on trial it is left, vouched for it stays.
+        let judge = |this| judge(said.clone(), &slot("B"), this, Health::Good);
+        assert!(matches!(judge(Health::Bad), Verdict::Restart(_)));
+        assert!(matches!(judge(Health::Good), Verdict::Stay(_)));
     }
 
     #[test]
