@@ -163,6 +163,39 @@ fn make(paths: &Paths, base: &Path, profile: &str) -> Outcome {
     disk::bundles(paths)
 }
 
+/// Makes the image unless nothing that it is made of has changed since: then what was found out about it still holds.
+pub fn refresh(paths: &Paths) -> Outcome {
+    folder(&paths.dir)?;
+    build_programs("image")?;
+    let programs = ["pitstopd", "pitstopctl", "can-bridge"].map(|name| shell::target_dir().join("image").join(name));
+    let sources =
+        ["rootfs-overlay", "qemu", "xtask/src/image", "xtask/src/image.rs"].map(|name| workspace().join(name));
+    let made = [paths.disk(), paths.bundle(BEFORE), paths.bundle(AFTER)];
+    if made.iter().all(|file| file.is_file()) {
+        let mut find = Command::new("find");
+        find.args(programs).args(sources).arg("-newer").arg(paths.disk()).args([
+            "-not",
+            "-name",
+            "README.md",
+            "-print",
+            "-quit",
+        ]);
+        if output(&mut find)?.is_empty() {
+            return Ok(());
+        }
+    }
+    run(&["--no-build".to_owned()])
+}
+
+/// Whether the image was made after this file: then what the file says of it holds no longer.
+pub fn newer(paths: &Paths, file: &Path) -> bool {
+    let time = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
+    match (time(&paths.bundle(AFTER)), time(file)) {
+        (Some(image), Some(file)) => image > file,
+        _ => true,
+    }
+}
+
 /// Installs what is missing on the building machine.
 pub fn ensure() -> Outcome {
     let missing: Vec<&str> =

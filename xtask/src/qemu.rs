@@ -1,5 +1,6 @@
 //! Boots the image in QEMU: firmware, GRUB, kernel and services as on the vehicle, with a TPM, a watchdog and CAN controllers.
 
+mod arguments;
 mod cuts;
 pub mod footprint;
 mod host;
@@ -18,10 +19,13 @@ use serde_json::{Value, json};
 
 use crate::image::{self, Paths};
 use crate::shell::{Failure, Outcome, tenths};
+use arguments::Wish;
 use machine::{Console, Machine, Options};
 
 const HELP: &str = "\
-usage: cargo xtask qemu [--smoke | --inside | --scenario NAME [--no-build] [--cycles N] [--seed S]] [--fresh] [--json]
+usage: cargo xtask qemu [--fresh] | --smoke [--json] | --inside
+       cargo xtask qemu --scenario NAME [--auto] [--no-build] [--json]
+                        [--cycles N] [--seed S] [--ecus] [--sample N]
 
 Boots target/tcu/disk.img (made first if absent) on a copy that keeps its changes, with OVMF, GRUB, a TPM, a watchdog, two CAN
 controllers on one bus and a virtual CAN FD bus. The console is this terminal, logged in as root; Ctrl-A X ends it.
@@ -38,9 +42,11 @@ controllers on one bus and a virtual CAN FD bus. The console is this terminal, l
             workshop    a tester (udsoncan, doipclient) updates the TCU by DoIP with a package that offline roles signed, while manager,
                         backend-link and downloader are masked
             power-cut   the power of the TCU is cut at random instants, again and again, until the update has ended
---cycles N, --seed S
+--cycles N, --seed S, --ecus
           for power-cut: so many updates from the factory (1), each with a seed of its own (from 1); a second call goes on where
-          the first stopped, from target/tcu/power-cuts-S.jsonl
+          the first stopped, from target/tcu/power-cuts-S.jsonl, unless the image was made anew; --ecus cuts the control units' power
+          together with the TCU's (target/tcu/power-cuts-ecus-S.jsonl)
+--auto    the driver's prompt is answered: so it is in any case
 --no-build
           takes the programs of this machine as they were built last
 --fresh   begins with the factory's disk and an empty TPM
@@ -57,8 +63,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 
 pub fn run(args: &[String]) -> Outcome {
-    let flag = |name: &str| args.iter().any(|a| a == name);
-    if flag("--help") || flag("-h") {
+    let wish = arguments::parse(args)?;
+    if wish == Wish::Help {
         println!("{HELP}");
         return Ok(());
     }
@@ -67,35 +73,17 @@ pub fn run(args: &[String]) -> Outcome {
     if !paths.disk().is_file() {
         image::run(&[])?;
     }
-    if flag("--smoke") {
-        return smoke(&paths, flag("--json"));
+    match wish {
+        Wish::Help => Ok(()),
+        Wish::Smoke { json } => smoke(&paths, json),
+        Wish::Inside => inside::run(&paths),
+        Wish::Scenario(order) => scenario::run(&paths, &order),
+        Wish::Terminal { fresh } => {
+            let dir = paths.dir.join("run");
+            let options = Options { dir, fresh, console: Console::Terminal, disks: Vec::new() };
+            Machine::start(&paths, &options)?.wait()
+        }
     }
-    if flag("--inside") {
-        return inside::run(&paths);
-    }
-    if let Some(at) = args.iter().position(|a| a == "--scenario") {
-        let name = args.get(at + 1).map_or("", String::as_str);
-        let number = |flag: &str| {
-            let at = args.iter().position(|a| a == flag);
-            at.map_or(Ok(1), |at| args.get(at + 1).and_then(|word| word.parse().ok()).ok_or(flag.to_owned()))
-                .map_err(|flag| Failure::new(format!("{flag} needs a number")))
-        };
-        let (cycles, seed) = (number("--cycles")?, number("--seed")?);
-        let order = scenario::Order {
-            name: name.to_owned(),
-            build: !flag("--no-build"),
-            json: flag("--json"),
-            cycles: u32::try_from(cycles).unwrap_or(u32::MAX),
-            seed,
-        };
-        return scenario::run(&paths, &order);
-    }
-    let dir = paths.dir.join("run");
-    let mut machine = Machine::start(
-        &paths,
-        &Options { dir, fresh: flag("--fresh"), console: Console::Terminal, disks: Vec::new() },
-    )?;
-    machine.wait()
 }
 
 /// One start from the factory's disk, judged from outside.

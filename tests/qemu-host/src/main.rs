@@ -3,7 +3,8 @@
 //!
 //! `cargo xtask qemu --scenario` starts it and talks to it: it prints one JSON line when all is ready, then answers each word on
 //! standard input with one JSON line: `campaign BUNDLE` publishes the control units' new software with this bundle of the TCU's and
-//! starts a campaign with it, `package BUNDLE` publishes the same and makes a workshop's package of the TCU's, `state` tells what the backend says of the vehicle.
+//! starts a campaign with it, `package BUNDLE` publishes the same and makes a workshop's package of the TCU's, `state` tells what the backend says of the vehicle,
+//! `power off` takes the power from every simulated control unit and `power on` gives it back.
 //! It ends with its standard input.
 
 #![allow(clippy::indexing_slicing, reason = "JSON answers: a key that is absent reads as null")]
@@ -127,10 +128,28 @@ impl Host {
                 let newest = vehicle["assignments"].as_array().and_then(|all| all.last()).cloned();
                 Ok(newest.unwrap_or(Value::Null))
             }
+            ("power", state @ ("on" | "off")) => self.power(state == "on").await,
             ("digests", _) => self.simulator.control(&json!({ "command": "digests" })).await,
-            (other, _) => bail!("there is no word {other:?}"),
+            _ => bail!("there is no word {word:?}"),
         }
     }
+
+    /// Takes the power from every control unit, or gives it back.
+    async fn power(&self, on: bool) -> anyhow::Result<Value> {
+        let known = self.simulator.control(&json!({ "command": "ecus" })).await?;
+        let ecus = ids(&known);
+        anyhow::ensure!(!ecus.is_empty(), "the simulator names no control unit: {known}");
+        for ecu in &ecus {
+            self.simulator.control(&json!({ "command": "power", "ecu": ecu, "on": on })).await?;
+        }
+        Ok(json!({ "power": on, "ecus": ecus }))
+    }
+}
+
+/// Identifiers in the simulator's answer to `ecus`.
+fn ids(answer: &Value) -> Vec<&str> {
+    let listed = answer["ecus"].as_array().into_iter().flatten();
+    listed.filter_map(|ecu| ecu["id"].as_str()).collect()
 }
 
 /// The simulated vehicle as QEMU's buses allow it. An emulated SJA1000 keeps 64 bytes, five frames, and its bus takes no time: a

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 /// An update takes about three minutes; the first cut falls anywhere into it.
 const FIRST: Duration = Duration::from_secs(210);
 /// Later ones after the power came back: some into the start, some into the work.
@@ -15,19 +17,40 @@ pub struct Cuts {
     random: u64,
     left: u32,
     next: Option<Instant>,
-    /// How many there were.
-    pub count: u32,
+    began: Instant,
+    /// Whether the control units lose their power together with the TCU.
+    pub ecus: bool,
+    /// Those that were made.
+    pub made: Vec<Cut>,
+}
+
+/// One cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// The update's phase as it was last seen.
+    pub phase: String,
+    /// Whether the TCU was starting: then the phase is that from before the start.
+    pub starting: bool,
+    /// After the begin of the update.
+    pub secs: u64,
+}
+
+impl Cut {
+    pub fn report(&self) -> Value {
+        json!({ "phase": self.phase, "starting": self.starting, "after_s": self.secs })
+    }
 }
 
 impl Cuts {
-    pub fn new(seed: u64) -> Self {
-        let mut cuts = Self { random: seed, left: 0, next: None, count: 0 };
+    pub fn new(seed: u64, ecus: bool) -> Self {
+        let mut cuts = Self { random: seed, left: 0, next: None, began: Instant::now(), ecus, made: Vec::new() };
         cuts.left = 1 + (cuts.number() % u64::from(MOST)) as u32;
         cuts
     }
 
     /// The update begins.
     pub fn begin(&mut self) {
+        self.began = Instant::now();
         self.plan(FIRST);
     }
 
@@ -37,8 +60,8 @@ impl Cuts {
     }
 
     /// One was made, and the power is back.
-    pub fn made(&mut self) {
-        self.count += 1;
+    pub fn make(&mut self, phase: &str, starting: bool) {
+        self.made.push(Cut { phase: phase.to_owned(), starting, secs: self.began.elapsed().as_secs() });
         self.plan(LATER);
     }
 
@@ -74,17 +97,18 @@ mod tests {
     fn cuts_come_to_an_end_and_a_seed_gives_the_same_ones() {
         let mut counts = std::collections::BTreeSet::new();
         for seed in 0..50 {
-            let (mut one, mut other) = (Cuts::new(seed), Cuts::new(seed));
+            let (mut one, mut other) = (Cuts::new(seed, false), Cuts::new(seed, true));
             one.begin();
             other.begin();
             while let Some(due) = one.due() {
                 assert!(due <= Instant::now() + FIRST);
                 assert!(other.due().is_some());
-                one.made();
-                other.made();
+                one.make("staging", false);
+                other.make("trial", true);
             }
-            assert!(other.due().is_none() && (1..=MOST).contains(&one.count));
-            counts.insert(one.count);
+            assert!(other.due().is_none() && (1..=MOST as usize).contains(&one.made.len()));
+            assert_eq!(one.made.len(), other.made.len());
+            counts.insert(one.made.len());
         }
         assert_eq!(counts.len(), MOST as usize);
     }

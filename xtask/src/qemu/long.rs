@@ -1,18 +1,20 @@
 //! The tests that need the emulated machine: short ones for every change, long ones for a release.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write as _;
+use std::fs;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::scenario::{self, Order};
-use super::{footprint, inside};
+use super::{arguments, footprint, inside};
 use crate::image::{self, Paths};
 use crate::shell::{Failure, Outcome, tenths};
 
-/// Power cuts of the long test: whole updates, each cut one to four times.
-const CYCLES: u32 = 20;
+/// Power cuts of the long test: whole updates, each cut one to four times; and those that cut the control units too.
+const CYCLES: usize = 20;
+const ECU_CYCLES: usize = 5;
+/// Seed of the short test's power cuts: it begins anew each time, and leaves alone what the long one has told.
+const SHORT_SEED: u64 = 1001;
 
 /// One test: its name, and what it does.
 struct Test {
@@ -24,10 +26,10 @@ struct Test {
 pub fn run(long: bool) -> Outcome {
     image::ensure()?;
     let paths = Paths::new();
-    image::run(&[])?;
+    image::refresh(&paths)?;
     scenario::build()?;
     let log = paths.dir.join(if long { "long.jsonl" } else { "short.jsonl" });
-    if !long || newer(&paths, &log) {
+    if !long || image::newer(&paths, &log) {
         let _ = fs::remove_file(&log);
     }
     let done = fs::read_to_string(&log).unwrap_or_default();
@@ -44,7 +46,7 @@ pub fn run(long: bool) -> Outcome {
         match (test.run)(&paths) {
             Ok(()) => {
                 good += 1;
-                note(&log, &json!({ "test": test.name, "secs": tenths(started.elapsed()) }))?;
+                scenario::append(&log, &json!({ "test": test.name, "secs": tenths(started.elapsed()) }))?;
             }
             Err(failure) => {
                 eprintln!("    {} failed: {}", test.name, failure.text);
@@ -61,19 +63,21 @@ pub fn run(long: bool) -> Outcome {
 }
 
 fn tests(long: bool) -> Vec<Test> {
-    let story = |name: &str, cycles| Test {
-        name: name.to_owned(),
-        run: {
-            let name = name.to_owned();
-            Box::new(move |paths| {
-                let order = Order { name: name.clone(), build: false, json: false, cycles, seed: 1 };
-                scenario::run(paths, &order)
-            })
-        },
-    };
-    let mut tests = vec![story("happy", 1), story("unhealthy", 1), story("power-cut", if long { CYCLES } else { 2 })];
+    let mut tests = vec![story("happy"), story("unhealthy")];
     if long {
-        tests.extend(["no-boot", "hang", "no-data", "workshop"].map(|name| story(name, 1)));
+        tests.push(told("power-cut", Order { cycles: CYCLES, ..order("power-cut") }));
+        tests.push(told("power-cut-ecus", Order { cycles: ECU_CYCLES, ecus: true, ..order("power-cut") }));
+        tests.extend(["no-boot", "hang", "no-data", "workshop"].map(story));
+    }
+    if !long {
+        let order = Order { cycles: 2, seed: SHORT_SEED, ..order("power-cut") };
+        tests.push(Test {
+            name: "power-cut".to_owned(),
+            run: Box::new(move |paths| {
+                let _ = fs::remove_file(order.cuts_file(paths));
+                scenario::run(paths, &order)
+            }),
+        });
     }
     tests.push(Test { name: "inside".to_owned(), run: Box::new(inside::run) });
     if long {
@@ -82,20 +86,15 @@ fn tests(long: bool) -> Vec<Test> {
     tests
 }
 
-/// Whether the image was made after the log: then what passed before says nothing.
-fn newer(paths: &Paths, log: &std::path::Path) -> bool {
-    let time = |path: &std::path::Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    match (time(&paths.bundle(image::AFTER)), time(log)) {
-        (Some(image), Some(log)) => image > log,
-        _ => true,
-    }
+fn story(name: &str) -> Test {
+    told(name, order(name))
 }
 
-fn note(log: &std::path::Path, entry: &Value) -> Outcome {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .map_err(|e| Failure::new(format!("{}: {e}", log.display())))?;
-    writeln!(file, "{entry}").map_err(|e| Failure::new(format!("{}: {e}", log.display())))
+fn order(story: &str) -> Order {
+    let (cycles, seed, sample) = (1, 1, arguments::SAMPLE);
+    Order { name: story.to_owned(), build: false, json: false, cycles, seed, ecus: false, sample }
+}
+
+fn told(name: &str, order: Order) -> Test {
+    Test { name: name.to_owned(), run: Box::new(move |paths| scenario::run(paths, &order)) }
 }

@@ -2,32 +2,44 @@
 
 #![expect(clippy::indexing_slicing, reason = "JSON answers: a key that is absent reads as null")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::cuts::Cuts;
+use super::cuts::{Cut, Cuts};
 use super::host::Host;
 use super::story::Story;
 use crate::image::faulty::{self, Fault};
-use crate::image::{AFTER, BEFORE, Paths};
+use crate::image::{self, AFTER, BEFORE, Paths};
 use crate::shell::{Failure, Outcome, cargo, step};
 
 /// How often the backend is asked for its end. It hears of it some seconds after the vehicle has it.
 const BACKEND_LOOKS: u32 = 30;
 
 /// What is asked for on the command line.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     pub name: String,
     pub build: bool,
     pub json: bool,
-    /// For power cuts: how many updates are told, and the seed of the first.
-    pub cycles: u32,
+    /// For power cuts: how many updates are told, the seed of the first, and whether the control units lose their power too.
+    pub cycles: usize,
     pub seed: u64,
+    pub ecus: bool,
+    /// For flushes: how many points are booted.
+    pub sample: usize,
+}
+
+impl Order {
+    /// Where the ends of cycles with power cuts are kept.
+    pub fn cuts_file(&self, paths: &Paths) -> PathBuf {
+        let which = if self.ecus { "power-cuts-ecus" } else { "power-cuts" };
+        paths.dir.join(format!("{which}-{}.jsonl", self.seed))
+    }
 }
 
 /// One update of a story: the TCU's bundle, and the ends it may have.
@@ -37,9 +49,8 @@ struct Part {
 }
 
 /// Names of all stories.
-pub fn names() -> String {
-    let faults = Fault::ALL.map(Fault::name).join(", ");
-    format!("happy, power-cut, workshop, {faults}")
+pub fn names() -> Vec<&'static str> {
+    ["happy", "power-cut", "workshop"].into_iter().chain(Fault::ALL.map(Fault::name)).collect()
 }
 
 pub fn run(paths: &Paths, order: &Order) -> Outcome {
@@ -52,7 +63,8 @@ pub fn run(paths: &Paths, order: &Order) -> Outcome {
         "workshop" => super::workshop::tell(paths, order.json),
         name => {
             let fault = Fault::ALL.into_iter().find(|fault| fault.name() == name);
-            let fault = fault.ok_or_else(|| Failure::new(format!("there is no story {name:?}; known: {}", names())))?;
+            let fault = fault
+                .ok_or_else(|| Failure::new(format!("there is no story {name:?}; known: {}", names().join(", "))))?;
             // The next good update must succeed: nothing of the failed one may be in its way.
             let bad = Part { bundle: faulty::bundle(paths, fault)?, ends: &["all-old"] };
             tell(paths, order, &[bad, good(paths)], None)
@@ -125,7 +137,7 @@ fn update(story: &mut Story, host: &mut Host, part: &Part, factory: &Value) -> R
     story.record_frames()?;
     host.ask(&format!("campaign {}", part.bundle.display()))?;
     story.say("campaign started");
-    let entry = story.until_ended()?;
+    let entry = story.until_ended(host)?;
     let end = entry["end"].as_str().unwrap_or_default().to_owned();
     let (after, slot, tcu) = (story.ecus()?, story.slot(), story.release()?);
     let frames = story.frames()?;
@@ -156,7 +168,7 @@ fn update(story: &mut Story, host: &mut Host, part: &Part, factory: &Value) -> R
         "frames": frames,
         "transitions_since_start": transitions,
         "restarts": story.restarts,
-        "cuts": story.cuts(),
+        "cuts": story.cuts().iter().map(Cut::report).collect::<Vec<_>>(),
     }))
 }
 
@@ -180,43 +192,85 @@ fn backend_state(host: &mut Host) -> Value {
     state
 }
 
-/// Cycle after cycle with a seed of its own, each from the factory; goes on where an earlier run stopped.
+/// Cycle after cycle with a seed of its own, each from the factory; goes on where an earlier run with the same image stopped.
 fn power_cuts(paths: &Paths, order: &Order) -> Outcome {
-    let file = paths.dir.join(format!("power-cuts-{}.jsonl", order.seed));
+    let file = order.cuts_file(paths);
+    if image::newer(paths, &file) {
+        let _ = fs::remove_file(&file);
+    }
     let done = fs::read_to_string(&file).unwrap_or_default();
     let mut reports: Vec<Value> = done.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     if !reports.is_empty() {
         eprintln!("    {} cycles are told already in {}", reports.len(), file.display());
     }
-    while reports.len() < order.cycles as usize {
+    while reports.len() < order.cycles {
         let seed = order.seed.wrapping_add(reports.len() as u64);
         eprintln!("==> cycle {} of {}, seed {seed}", reports.len() + 1, order.cycles);
         let part = Part { ends: &["all-new", "all-old"], ..good(paths) };
-        let mut report = told(paths, order, &[part], Some(Cuts::new(seed)))
+        let mut report = told(paths, order, &[part], Some(Cuts::new(seed, order.ecus)))
             .unwrap_or_else(|failure| json!({ "ok": false, "error": failure.text }));
         report["seed"] = seed.into();
-        let mut log = OpenOptions::new().create(true).append(true).open(&file);
-        let kept =
-            log.as_mut().map_err(|e| e.to_string()).and_then(|f| writeln!(f, "{report}").map_err(|e| e.to_string()));
-        kept.map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+        append(&file, &report)?;
         reports.push(report);
     }
     let failed: Vec<&Value> = reports.iter().filter(|report| report["ok"] != true).collect();
-    let count = |end: &str| reports.iter().filter(|report| report["outcome"] == end).count();
-    let summary = json!({
-        "ok": failed.is_empty(),
-        "scenario": "power-cut",
-        "cycles": reports.len(),
-        "failed": failed.len(),
-        "all_new": count("all-new"),
-        "all_old": count("all-old"),
-        "cuts": reports.iter().filter_map(|report| report["updates"][0]["cuts"].as_u64()).sum::<u64>(),
-        "seconds": reports.iter().filter_map(|report| report["duration_s"].as_u64()).sum::<u64>(),
-    });
+    let summary = summary(&reports, order.ecus);
     if order.json {
         println!("{summary}");
     } else {
         eprintln!("    {summary}");
     }
     if failed.is_empty() { Ok(()) } else { Err(Failure::new(format!("cycles failed: {failed:#?}"))) }
+}
+
+/// One more line of a report.
+pub fn append(file: &Path, entry: &Value) -> Outcome {
+    let opened = OpenOptions::new().create(true).append(true).open(file);
+    let written = opened.and_then(|mut file| writeln!(file, "{entry}"));
+    written.map_err(|e| Failure::new(format!("{}: {e}", file.display())))
+}
+
+/// All cycles in a few figures, with the phases into which the cuts fell.
+fn summary(reports: &[Value], ecus: bool) -> Value {
+    let count = |end: &str| reports.iter().filter(|report| report["outcome"] == end).count();
+    let all = |report: &Value| report["updates"][0]["cuts"].as_array().cloned().unwrap_or_default();
+    let cuts: Vec<Value> = reports.iter().flat_map(all).collect();
+    let mut phases = BTreeMap::new();
+    for cut in &cuts {
+        let phase = cut["phase"].as_str().unwrap_or_default();
+        let name = if cut["starting"] == true { format!("{phase}, starting") } else { phase.to_owned() };
+        *phases.entry(name).or_insert(0) += 1;
+    }
+    json!({
+        "ok": reports.iter().all(|report| report["ok"] == true),
+        "scenario": "power-cut",
+        "ecus": ecus,
+        "cycles": reports.len(),
+        "failed": reports.iter().filter(|report| report["ok"] != true).count(),
+        "all_new": count("all-new"),
+        "all_old": count("all-old"),
+        "cuts": cuts.len(),
+        "phases": phases,
+        "seconds": reports.iter().filter_map(|report| report["duration_s"].as_u64()).sum::<u64>(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_counts_cuts_by_phase() {
+        let cut = |phase: &str, starting| json!({ "phase": phase, "starting": starting, "after_s": 3 });
+        let told = |ok, end, cuts: Vec<Value>| json!({ "ok": ok, "outcome": end, "updates": [{ "cuts": cuts }], "duration_s": 9 });
+        let reports = [
+            told(true, "all-new", vec![cut("staging", false), cut("staging", true), cut("staging", false)]),
+            told(true, "all-old", vec![cut("trial", false)]),
+            json!({ "ok": false, "error": "no start" }),
+        ];
+        let summary = summary(&reports, true);
+        assert_eq!(summary["phases"], json!({ "staging": 2, "staging, starting": 1, "trial": 1 }));
+        assert_eq!((&summary["cuts"], &summary["failed"], &summary["ok"]), (&json!(4), &json!(1), &json!(false)));
+        assert_eq!((&summary["all_new"], &summary["all_old"]), (&json!(1), &json!(1)));
+    }
 }

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::cuts::Cuts;
+use super::cuts::{Cut, Cuts};
+use super::host::Host;
 use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT, LOOK};
@@ -21,6 +22,7 @@ const STORY_LIMIT: Duration = Duration::from_secs(25 * 60);
 const HINT_PATIENCE: Duration = Duration::from_secs(45);
 /// How long a shell may be silent before the machine is looked at again: it may hang, and its watchdog bites after 30 s.
 const SILENCE: Duration = Duration::from_secs(20);
+const RECORD: &str = "(setsid candump -L can0 vcan1 >> /data/frames.log 2>/dev/null &)";
 
 pub struct Story {
     machine: Machine,
@@ -31,6 +33,8 @@ pub struct Story {
     /// Restarts that the TCU made by itself.
     pub restarts: u32,
     journal: PathBuf,
+    /// Whether candump is to be there after each start.
+    recording: bool,
 }
 
 impl Story {
@@ -42,7 +46,8 @@ impl Story {
         let machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log, disks: Vec::new() })?;
         eprintln!("==> starting (console: {})", machine.console_log().display());
         let shell = machine.up(BOOT_LIMIT)?;
-        let mut story = Self { machine, shell, phase: String::new(), started, cuts, restarts: 0, journal };
+        let mut story =
+            Self { machine, shell, phase: String::new(), started, cuts, restarts: 0, journal, recording: false };
         let slot = story.slot();
         story.say(&format!("slot {slot}"));
         Ok(story)
@@ -53,8 +58,8 @@ impl Story {
     }
 
     /// Cuts made so far.
-    pub fn cuts(&self) -> u32 {
-        self.cuts.as_ref().map_or(0, |cuts| cuts.count)
+    pub fn cuts(&self) -> &[Cut] {
+        self.cuts.as_ref().map_or(&[], |cuts| &cuts.made)
     }
 
     /// Leaves the token as the factory does, and starts what the first boot would start by itself.
@@ -102,9 +107,11 @@ impl Story {
         Err(Failure::new(format!("not every control unit tells its version: {said}")))
     }
 
-    /// From now on candump writes down what passes on the kernel's CAN interfaces, until the next start.
+    /// From now on candump writes down what passes on the kernel's CAN interfaces, after a restart too. A cut of the power may take
+    /// what it wrote last.
     pub fn record_frames(&mut self) -> Outcome {
-        self.must("rm -f /data/frames.log; (setsid candump -L can0 vcan1 > /data/frames.log 2>/dev/null &)").map(drop)
+        self.recording = true;
+        self.must(&format!("rm -f /data/frames.log; {RECORD}")).map(drop)
     }
 
     /// Frames that candump saw, by interface.
@@ -124,7 +131,7 @@ impl Story {
     }
 
     /// Answers the prompt and watches until the vehicle says that the update has ended; answers the history's entry.
-    pub fn until_ended(&mut self) -> Result<Value, Failure> {
+    pub fn until_ended(&mut self, host: &mut Host) -> Result<Value, Failure> {
         let known = self.json("pitstopctl --json history")?.as_array().map_or(0, Vec::len);
         let deadline = Instant::now() + STORY_LIMIT;
         let hint = Instant::now() + HINT_PATIENCE;
@@ -133,7 +140,7 @@ impl Story {
             cuts.begin();
         }
         while Instant::now() < deadline {
-            self.watch_power()?;
+            self.watch_power(host)?;
             if let Ok(status) = self.json("pitstopctl --json status") {
                 self.look(&status);
             }
@@ -156,17 +163,17 @@ impl Story {
     }
 
     /// Follows restarts, and cuts the power when its time has come.
-    pub fn watch_power(&mut self) -> Outcome {
+    pub fn watch_power(&mut self, host: &mut Host) -> Outcome {
         loop {
             if self.machine.restarted()? {
                 self.restarts += 1;
                 self.say("the TCU restarts");
             } else if self.cut_is_due() {
-                self.cut()?;
+                self.cut(host, false)?;
             } else if self.shell.run("true", SILENCE).is_ok() {
                 return Ok(());
             }
-            self.rise()?;
+            self.rise(host)?;
         }
     }
 
@@ -174,17 +181,22 @@ impl Story {
         self.cuts.as_ref().and_then(Cuts::due).is_some_and(|due| Instant::now() >= due)
     }
 
-    fn cut(&mut self) -> Outcome {
-        self.say(&format!("the power is cut (phase {:?})", self.phase));
-        self.machine.power_on()?;
-        if let Some(cuts) = &mut self.cuts {
-            cuts.made();
+    fn cut(&mut self, host: &mut Host, starting: bool) -> Outcome {
+        let Some(cuts) = &mut self.cuts else { return Ok(()) };
+        self.machine.cut();
+        if cuts.ecus {
+            host.ask("power off")?;
+            host.ask("power on")?;
         }
+        self.machine.power_on()?;
+        cuts.make(&self.phase, starting);
+        let (whom, when) = (if cuts.ecus { " of TCU and ECUs" } else { "" }, if starting { ", starting" } else { "" });
+        self.say(&format!("the power{whom} was cut (phase {:?}{when})", self.phase));
         Ok(())
     }
 
     /// Waits for the services, unless the power is to go before, or the machine restarts meanwhile.
-    fn rise(&mut self) -> Outcome {
+    fn rise(&mut self, host: &mut Host) -> Outcome {
         let deadline = Instant::now() + BOOT_LIMIT;
         while Instant::now() < deadline {
             let left = self.cuts.as_ref().and_then(Cuts::due).map(|due| due.saturating_duration_since(Instant::now()));
@@ -192,13 +204,17 @@ impl Story {
                 self.shell = shell;
                 let slot = self.slot();
                 self.say(&format!("slot {slot}"));
+                if self.recording {
+                    // Only counted at the end: an update does not fail for it.
+                    let _ = self.shell.run(RECORD, ANSWER_LIMIT);
+                }
                 return Ok(());
             }
             if self.machine.restarted()? {
                 self.restarts += 1;
                 self.say("the TCU restarts again");
             } else if self.cut_is_due() {
-                self.cut()?;
+                self.cut(host, true)?;
             }
         }
         Err(Failure::new(format!("the TCU does not come up; see {}", self.machine.console_log().display())))

@@ -59,7 +59,7 @@ fn follow(paths: &Paths, story: &mut Story, host: &mut Host) -> Result<Value, Fa
     let deadline = Instant::now() + TRIAL_LIMIT;
     let mut status = String::new();
     while Instant::now() < deadline && !status.contains("wish=kept") {
-        story.watch_power()?;
+        story.watch_power(host)?;
         // Nobody answers while it starts.
         let told = tester(paths, &["status"]).unwrap_or(Value::Null);
         let said = told[0]["ok"].as_str().unwrap_or_default().to_owned();
