@@ -4,6 +4,8 @@
 //! [`relay`] hands each TCP connection to the hub's Unix socket. What goes over TCP is the hub's own protocol, CAN FD included.
 //! A lost connection is made anew for ever: the host outlives the guest, and the guest may come first.
 
+pub mod kernel;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

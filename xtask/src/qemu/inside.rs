@@ -1,6 +1,8 @@
 //! What only the real machine shows: systemd's judgement of the units, the kernel's CAN and ISO-TP, who may call what on the real
 //! bus, and Debian's RAUC and GRUB tools on our slots and boot environment.
 
+mod isotp;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,9 +15,6 @@ use crate::shell::{Failure, Outcome, cargo, output};
 /// Highest exposure level by `systemd-analyze security`; the validator's is lower.
 const EXPOSURE: f64 = 2.0;
 const VALIDATOR_EXPOSURE: f64 = 1.0;
-/// Bytes of the messages: single frame, first frame, more than one block, the 12-bit length's end, beyond it. No more than 5000:
-/// Debian's isotpsend and isotprecv have buffers of that size.
-const PDUS: [u32; 8] = [1, 7, 8, 62, 63, 4095, 4096, 4999];
 /// More than a thousand calls, each by a process of its own.
 const ACCESS_LIMIT: Duration = Duration::from_secs(900);
 /// Prints the calls that did not go as the table says.
@@ -39,7 +38,7 @@ pub fn run(paths: &Paths) -> Outcome {
         ("exposure of the units", Guest::exposure),
         ("every member called as every user", Guest::access),
         ("a bus-off is left again", Guest::bus_off),
-        ("ISO-TP with the kernel's, both ways", Guest::isotp),
+        ("ISO-TP with the kernel's, both ways", isotp::both_ways),
         ("GRUB's tools and our environment", Guest::grub_tools),
         ("Debian's RAUC installs our bundle", Guest::rauc),
     ];
@@ -112,26 +111,6 @@ impl Guest {
         self.expect("ip -details link show can0", "restart-ms 100")?;
         self.text("ip link set can0 down && ip link set can0 up")?;
         self.expect("(sleep 2; cansend far0 123#11) & timeout 15 candump -n 1 can0,123:7FF; wait", "can0")
-    }
-
-    /// Messages of lengths at which the protocol changes its form, to us by isotpsend and back to isotprecv.
-    fn isotp(&mut self) -> Outcome {
-        for (kind, more) in [("classic", ""), ("fd", "-L 72:64:0")] {
-            self.text(&format!(
-                "(setsid /usr/libexec/pitstop/can-bridge echo vcan1 {kind} > /run/echo.log 2>&1 & echo $! > /run/echo.pid); sleep 1"
-            ))?;
-            for bytes in PDUS {
-                self.text(&format!("head -c {bytes} /dev/urandom | od -An -v -tx1 | tr -d '\\n' > /run/pdu"))?;
-                self.text(&format!("rm -f /run/back; (setsid timeout 20 isotprecv -s 6B8 -d 6B0 {more} vcan1 > /run/back 2>&1 &); sleep 0.3; isotpsend -s 6A0 -d 6A8 {more} vcan1 < /run/pdu"))?;
-                let same = "for i in $(seq 100); do [ -s /run/back ] && break; sleep 0.2; done; sleep 0.2; [ \"$(tr -d ' \\n' < /run/back | tr A-F a-f)\" = \"$(tr -d ' \\n' < /run/pdu)\" ]";
-                self.text(same).map_err(|_| {
-                    let said = self.text("head -c 300 /run/back /run/echo.log").unwrap_or_default();
-                    Failure::new(format!("{kind}, {bytes} bytes do not come back: {said}"))
-                })?;
-            }
-            self.text("kill $(cat /run/echo.pid); pkill -f 'can-bridge echo' || true")?;
-        }
-        Ok(())
     }
 
     fn grub_tools(&mut self) -> Outcome {
