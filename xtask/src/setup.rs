@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, Probe)] = &[
     ("rauc", Probe::Program("rauc")),
     ("grub-common", Probe::Program("grub-editenv")),
     ("grub-emu", Probe::Program("grub-emu")),
+    ("libubootenv-tool", Probe::Program("fw_printenv")),
     ("libxml2-utils", Probe::Program("xmllint")),
     ("python3-venv", Probe::PythonVenv),
     ("opensbi", Probe::File("/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.bin")),
