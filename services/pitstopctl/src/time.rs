@@ -1,18 +1,19 @@
-use chrono::{DateTime, Days, NaiveTime, TimeZone as _};
-use chrono_tz::Tz;
+use jiff::civil::Time;
+use jiff::tz::{AmbiguousOffset, TimeZone};
+use jiff::{Timestamp, ToSpan as _};
 
 /// Unix seconds of what the user wrote: RFC 3339, a span from now (`+90m`, `+8h`, `+2d`), or the next `HH:MM` in `zone`.
 pub fn parse(text: &str, zone: Option<&str>, now: i64) -> Result<i64, String> {
     if let Some(span) = text.strip_prefix('+') {
         return parse_span(span).and_then(|secs| now.checked_add(secs)).ok_or_else(|| wrong(text));
     }
-    if let Ok(time) = NaiveTime::parse_from_str(text, "%H:%M") {
+    if let Ok(time) = Time::strptime("%H:%M", text) {
         let zone = zone.ok_or_else(|| format!("{text} in which zone? Add --zone Europe/Berlin, or write +8h"))?;
         // TZ may begin with a colon.
-        let zone: Tz = zone.trim_start_matches(':').parse().map_err(|_| format!("{zone} is not an IANA zone"))?;
+        let zone = TimeZone::get(zone.trim_start_matches(':')).map_err(|_| format!("{zone} is not an IANA zone"))?;
         return next(time, zone, now).ok_or_else(|| wrong(text));
     }
-    DateTime::parse_from_rfc3339(text).map(|time| time.timestamp()).map_err(|_| wrong(text))
+    text.parse::<Timestamp>().map(Timestamp::as_second).map_err(|_| wrong(text))
 }
 
 fn wrong(text: &str) -> String {
@@ -31,10 +32,14 @@ fn parse_span(text: &str) -> Option<i64> {
 }
 
 /// The first instant after `now` at which clocks in `zone` show `time`; a time that summer time skips is looked for on the day after.
-fn next(time: NaiveTime, zone: Tz, now: i64) -> Option<i64> {
-    let today = DateTime::from_timestamp(now, 0)?.with_timezone(&zone).date_naive();
-    (0..3).filter_map(|day| today.checked_add_days(Days::new(day))).find_map(|day| {
-        let at = zone.from_local_datetime(&day.and_time(time)).earliest()?.timestamp();
+fn next(time: Time, zone: TimeZone, now: i64) -> Option<i64> {
+    let today = zone.to_datetime(Timestamp::from_second(now).ok()?).date();
+    (0..3).filter_map(|days| today.checked_add(days.days()).ok()).find_map(|day| {
+        let clock = zone.to_ambiguous_timestamp(day.to_datetime(time));
+        if matches!(clock.offset(), AmbiguousOffset::Gap { .. }) {
+            return None;
+        }
+        let at = clock.earlier().ok()?.as_second();
         (at > now).then_some(at)
     })
 }
@@ -44,8 +49,8 @@ pub fn show(unix_secs: i64) -> String {
     if unix_secs == 0 {
         return "-".to_owned();
     }
-    DateTime::from_timestamp(unix_secs, 0)
-        .map_or_else(|| unix_secs.to_string(), |time| time.format("%Y-%m-%d %H:%M:%S UTC").to_string())
+    Timestamp::from_second(unix_secs)
+        .map_or_else(|_| unix_secs.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 /// How a span is shown.

@@ -1,11 +1,13 @@
 use std::fmt;
-use std::str::FromStr;
 
-use chrono::{DateTime, Datelike, Timelike, Weekday};
-use chrono_tz::Tz;
+use jiff::Timestamp;
+use jiff::civil::Weekday;
+use jiff::tz::TimeZone;
 use pitstop_types::UnixSeconds;
 
 const MINUTES_A_DAY: u32 = 24 * 60;
+/// Monday first.
+const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
 /// A time of day, in a place: `window("22:00-06:00", "Europe/Berlin")`, with a third text for the days
 /// (`"Mon-Fri"`, `"Sat,Sun"`). The start belongs to it, the end does not; one that ends before it starts goes over
@@ -15,7 +17,7 @@ pub struct Window {
     /// Minutes since local midnight.
     from: u32,
     to: u32,
-    zone: Tz,
+    zone: TimeZone,
     /// Monday first.
     days: [bool; 7],
 }
@@ -38,26 +40,35 @@ impl Window {
         if from == to {
             return Err(WindowError::Times);
         }
-        let zone = Tz::from_str(zone).map_err(|_| WindowError::Zone)?;
+        let zone = TimeZone::get(zone).map_err(|_| WindowError::Zone)?;
         Ok(Self { from, to, zone, days: days.map_or(Ok([true; 7]), parse_days)? })
     }
 
     /// Whether `now` lies in it, and the local time for the reason. `None`: no such time.
     pub fn contains(&self, now: UnixSeconds) -> Option<(bool, String)> {
-        let local = DateTime::from_timestamp(now, 0)?.with_timezone(&self.zone);
-        let minute = local.hour() * 60 + local.minute();
+        let local = Timestamp::from_second(now).ok()?.to_zoned(self.zone.clone());
+        let (hour, minute) = (u32::from(local.hour().unsigned_abs()), u32::from(local.minute().unsigned_abs()));
+        let minutes = hour * 60 + minute;
         let today = local.weekday();
         let inside = if self.from < self.to {
-            self.on(today) && (self.from..self.to).contains(&minute)
+            self.on(today) && (self.from..self.to).contains(&minutes)
         } else {
-            (self.on(today) && minute >= self.from) || (self.on(today.pred()) && minute < self.to)
+            (self.on(today) && minutes >= self.from) || (self.on(today.previous()) && minutes < self.to)
         };
-        Some((inside, format!("{} {:02}:{:02} in {}", today, local.hour(), local.minute(), self.zone.name())))
+        Some((inside, format!("{} {hour:02}:{minute:02} in {}", name(today), self.zone())))
     }
 
     fn on(&self, day: Weekday) -> bool {
-        self.days.get(day.num_days_from_monday() as usize).copied().unwrap_or(false)
+        self.days.get(usize::from(day.to_monday_zero_offset().unsigned_abs())).copied().unwrap_or(false)
     }
+
+    fn zone(&self) -> &str {
+        self.zone.iana_name().unwrap_or_default()
+    }
+}
+
+fn name(day: Weekday) -> &'static str {
+    DAYS.get(usize::from(day.to_monday_zero_offset().unsigned_abs())).copied().unwrap_or_default()
 }
 
 /// `HH:MM` as minutes since midnight.
@@ -73,16 +84,7 @@ fn minutes(text: &str) -> Result<u32, WindowError> {
 }
 
 fn parse_days(text: &str) -> Result<[bool; 7], WindowError> {
-    let day = |t: &str| match t {
-        "Mon" => Ok(0),
-        "Tue" => Ok(1),
-        "Wed" => Ok(2),
-        "Thu" => Ok(3),
-        "Fri" => Ok(4),
-        "Sat" => Ok(5),
-        "Sun" => Ok(6),
-        _ => Err(WindowError::Days),
-    };
+    let day = |text: &str| DAYS.iter().position(|name| *name == text).ok_or(WindowError::Days);
     let mut days = [false; 7];
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -100,10 +102,9 @@ fn parse_days(text: &str) -> Result<[bool; 7], WindowError> {
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clock = |m: u32| format!("{:02}:{:02}", m / 60, m % 60);
-        write!(f, "window(\"{}-{}\", \"{}\"", clock(self.from), clock(self.to), self.zone.name())?;
+        write!(f, "window(\"{}-{}\", \"{}\"", clock(self.from), clock(self.to), self.zone())?;
         if self.days != [true; 7] {
-            let names = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
-            let on: Vec<_> = names.iter().zip(self.days).filter(|(_, on)| *on).map(|(n, _)| *n).collect();
+            let on: Vec<_> = DAYS.iter().zip(self.days).filter(|(_, on)| *on).map(|(n, _)| *n).collect();
             write!(f, ", \"{}\"", on.join(","))?;
         }
         f.write_str(")")
