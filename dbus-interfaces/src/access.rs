@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
@@ -14,6 +15,14 @@ pub const TABLE: &str = include_str!("../access.toml");
 pub enum Caller {
     User(String),
     Group(String),
+}
+
+impl Caller {
+    /// Name of the user or group; `None` for root, who is there without us.
+    fn made(&self) -> Option<&str> {
+        let (Self::User(name) | Self::Group(name)) = self;
+        Some(name.as_str()).filter(|name| *name != "root")
+    }
 }
 
 /// One row: these members of this interface at this service may be called by these callers.
@@ -31,6 +40,8 @@ pub struct Allow {
 #[serde(deny_unknown_fields)]
 pub struct Access {
     pub callers: BTreeMap<String, Caller>,
+    /// Number of each user and group but root; a user's own group has the same.
+    pub ids: BTreeMap<String, u32>,
     pub owners: BTreeMap<String, String>,
     pub allow: Vec<Allow>,
 }
@@ -42,15 +53,30 @@ pub enum AccessError {
     Form(#[source] Box<toml::de::Error>),
     #[error("the access table names caller {0:?}, which it does not define")]
     Caller(String),
+    #[error("the access table gives {0:?} no number of its own from {first} to {last}", first = IDS.start(), last = IDS.end())]
+    Id(String),
 }
 
+/// Numbers that users and groups of ours may have; see the table.
+const IDS: RangeInclusive<u32> = 740..=759;
+
 impl Access {
-    /// Reads a table and checks that every caller it names is defined.
+    /// Reads a table and checks that every caller it names is defined, and has a number that nobody else has.
     pub fn parse(text: &str) -> Result<Self, AccessError> {
         let table: Self = toml::from_str(text).map_err(|e| AccessError::Form(Box::new(e)))?;
         let named = table.allow.iter().flat_map(|row| &row.callers).chain(table.owners.values());
-        match named.into_iter().find(|name| !table.callers.contains_key(*name)) {
-            Some(unknown) => Err(AccessError::Caller(unknown.clone())),
+        if let Some(unknown) = named.into_iter().find(|name| !table.callers.contains_key(*name)) {
+            return Err(AccessError::Caller(unknown.clone()));
+        }
+        let made: BTreeSet<&str> = table.callers.values().filter_map(Caller::made).collect();
+        let mut given = BTreeSet::new();
+        let mut wrong = table
+            .ids
+            .iter()
+            .filter(|(name, id)| !made.contains(name.as_str()) || !IDS.contains(id) || !given.insert(**id));
+        let without = made.iter().find(|name| !table.ids.contains_key(**name)).map(|name| (*name).to_owned());
+        match wrong.next().map(|(name, _)| name.clone()).or(without) {
+            Some(name) => Err(AccessError::Id(name)),
             None => Ok(table),
         }
     }
@@ -120,13 +146,13 @@ impl Access {
             "# Made from dbus-interfaces/access.toml: one user per service; groups for screens and for administration.\n",
         );
         for caller in self.callers.values() {
+            let Some((name, id)) = caller.made().and_then(|name| self.ids.get_key_value(name)) else { continue };
             let _ = match caller {
-                Caller::User(user) if user == "root" => Ok(()),
-                Caller::User(user) => writeln!(text, "u {user} - \"Pitstop\" - -"),
-                Caller::Group(group) => writeln!(text, "g {group} - -"),
+                Caller::User(_) => writeln!(text, "u {name} {id} \"Pitstop\" - -"),
+                Caller::Group(_) => writeln!(text, "g {name} {id} -"),
             };
         }
-        // The TPM's device node belongs to this group.
+        // The TPM's device node belongs to this group. No file on a disk does, so any number is right.
         text.push_str("g tss - -\nm pitstop-backend-link tss\nm pitstop-validator tss\n");
         text
     }
@@ -190,6 +216,16 @@ mod tests {
                 table.allow.iter().filter(|r| r.interface == short).flat_map(|r| r.members.clone()).collect();
             assert_eq!(named, methods(short), "{short}");
         }
+    }
+
+    #[test]
+    fn everybody_has_a_number_of_his_own() {
+        let without = TABLE.replace("pitstop-manager = 742\n", "");
+        assert!(matches!(Access::parse(&without), Err(AccessError::Id(name)) if name == "pitstop-manager"));
+        for (from, to) in [("= 742", "= 743"), ("= 742", "= 999"), ("pitstop-manager = 742", "pitstop-gone = 742")] {
+            assert!(matches!(Access::parse(&TABLE.replace(from, to)), Err(AccessError::Id(_))), "{to}");
+        }
+        assert!(table().sysusers().contains("\nu pitstop-manager 742 "));
     }
 
     #[test]

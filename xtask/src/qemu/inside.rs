@@ -19,6 +19,8 @@ const VALIDATOR_EXPOSURE: f64 = 1.0;
 const ACCESS_LIMIT: Duration = Duration::from_secs(900);
 /// Prints the calls that did not go as the table says.
 const TRY_ALL: &str = r#"while read -r user group bus interface member verdict; do said=$(setpriv --reuid "$user" --regid "$group" --clear-groups dbus-send --system --print-reply --reply-timeout=5000 --dest="$bus" "/$(echo "$bus" | tr . /)" "$interface.$member" 2>&1 </dev/null); case "$said" in *AccessDenied*) found=deny;; *) found=allow;; esac; [ "$found" = "$verdict" ] || echo "$user $group $interface.$member at $bus: $found"; done < /run/access | head -40"#;
+/// Prints users and groups that have another number than the overlay gives them.
+const NUMBERS: &str = r#"while read -r kind name id rest; do case "$kind $id" in "u "[0-9]*) found="$(id -u "$name") $(id -g "$name")"; wanted="$id $id";; "g "[0-9]*) found=$(getent group "$name" | cut -d: -f3); wanted=$id;; *) continue;; esac; [ "$found" = "$wanted" ] || echo "$name: $found"; done < /usr/lib/sysusers.d/pitstop.conf"#;
 /// RAUC writes 175 MiB through a device-mapper target, emulated.
 const RAUC_LIMIT: Duration = Duration::from_secs(300);
 
@@ -34,8 +36,9 @@ pub fn run(paths: &Paths) -> Outcome {
     let options = Options { dir, fresh: true, console: Console::Log, disks: vec![bundle, matrix] };
     let machine = Machine::start(paths, &options)?;
     let mut guest = Guest { shell: machine.up(BOOT_LIMIT)?, bundle_bytes, matrix_bytes };
-    let checks: [(&str, Check); 6] = [
+    let checks: [(&str, Check); 7] = [
         ("exposure of the units", Guest::exposure),
+        ("numbers of users and groups", Guest::numbers),
         ("every member called as every user", Guest::access),
         ("a bus-off is left again", Guest::bus_off),
         ("ISO-TP with the kernel's, both ways", isotp::both_ways),
@@ -94,6 +97,12 @@ impl Guest {
             }
         }
         Ok(())
+    }
+
+    /// Files on the data partition belong to the same users whichever slot runs.
+    fn numbers(&mut self) -> Outcome {
+        let wrong = self.text(NUMBERS)?;
+        if wrong.trim().is_empty() { Ok(()) } else { Err(Failure::new(wrong)) }
     }
 
     /// Only what the table allows passes the bus. Calls carry no arguments: the bus judges before a service sees them.

@@ -172,36 +172,44 @@ fn units(recipe: &Recipe, overlay: &[String]) -> Result<Vec<String>, Failure> {
     Ok(wrong)
 }
 
-/// The recipe makes the users, groups and memberships of the overlay's sysusers file; every service has its user.
+/// The recipe makes the users, groups and memberships of the overlay's sysusers file, with the same numbers.
 fn users(recipe: &Recipe) -> Result<Vec<String>, Failure> {
     let declared = read(&workspace().join("rootfs-overlay/usr/lib/sysusers.d/pitstop.conf"))?;
+    Ok(users_against(recipe, &declared))
+}
+
+fn users_against(recipe: &Recipe, declared: &str) -> Vec<String> {
     let mut wanted: Vec<String> = Vec::new();
     for line in declared.lines().filter(|line| !line.starts_with('#')) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
-            ["u", user, ..] => wanted.push(format!("user {user}")),
-            ["g", group, ..] => wanted.push(format!("group {group}")),
+            ["u", user, id, ..] => wanted.push(format!("user {user} {id}")),
+            ["g", group, id, ..] => wanted.push(format!("group {group} {id}")),
             ["m", user, group] => wanted.push(format!("{user} in {group}")),
             _ => wanted.push(format!("unknown line {line:?}")),
         }
     }
     let mut made: Vec<String> = Vec::new();
+    let after = |words: &[&str], option: &str| {
+        let at = words.iter().position(|word| *word == option)?;
+        words.get(at + 1).map(|word| (*word).to_owned())
+    };
+    // As in sysusers.d: without a number, any.
+    let number = |words: &[&str], option: &str| after(words, option).unwrap_or_else(|| "-".to_owned());
     for one in recipe.get("GROUPADD_PARAM:${PN}").split("; ") {
-        made.extend(one.split(' ').next_back().map(|group| format!("group {group}")));
+        let words: Vec<&str> = one.split(' ').collect();
+        made.extend(words.last().map(|group| format!("group {group} {}", number(&words, "--gid"))));
     }
     for one in recipe.get("USERADD_PARAM:${PN}").split("; ") {
         let words: Vec<&str> = one.split(' ').collect();
         let user = words.last().copied().unwrap_or_default();
-        made.push(format!("user {user}"));
-        let group = words.iter().position(|word| *word == "--groups").and_then(|at| words.get(at + 1));
-        made.extend(group.map(|group| format!("{user} in {group}")));
+        made.push(format!("user {user} {}", number(&words, "--uid")));
+        made.extend(after(&words, "--groups").map(|group| format!("{user} in {group}")));
     }
-    wanted.sort();
-    made.sort();
     let missing = wanted.iter().filter(|w| !made.contains(w)).map(|w| format!("the recipe does not make {w}"));
     let surplus =
         made.iter().filter(|m| !wanted.contains(m)).map(|m| format!("the recipe makes {m}, sysusers.d does not"));
-    Ok(missing.chain(surplus).collect())
+    missing.chain(surplus).collect()
 }
 
 /// Whoever a bus policy or a unit names is made by the overlay's sysusers file.
@@ -264,6 +272,16 @@ mod tests {
     fn every_file_of_the_overlay_is_in_one_package_with_its_unit_and_user() {
         let wrong = differences(env!("CARGO_PKG_VERSION")).unwrap();
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn a_user_with_another_number_is_told() {
+        let recipe = Recipe::parse(
+            "GROUPADD_PARAM:${PN} = \"--system --gid 7 a; --system t\"\nUSERADD_PARAM:${PN} = \"--system --uid 8 --groups t b; --system c\"\n",
+        );
+        let wrong = |declared: &str| users_against(&recipe, declared);
+        assert!(wrong("g a 7 -\ng t -\nu b 8 x\nu c -\nm b t\n").is_empty());
+        assert_eq!(wrong("g a 7 -\ng t -\nu b 9 x\nu c -\nm b t\n").len(), 2);
     }
 
     #[test]
