@@ -47,6 +47,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("ovmf", "/usr/share/OVMF/OVMF_CODE_4M.fd"),
     ("swtpm", "/usr/bin/swtpm"),
     ("swtpm-tools", "/usr/bin/swtpm_setup"),
+    ("openssh-client", "/usr/bin/ssh-keygen"),
 ];
 
 /// The host as a guest on QEMU's user network sees it, and the ports of the host's services there.
@@ -96,6 +97,11 @@ impl Paths {
     /// A workshop's tester: its certificate and key, and the authority that the image trusts.
     pub fn tester(&self) -> PathBuf {
         self.keys().join("tester")
+    }
+
+    /// The private key that logs in as root by ssh; its public half lies beside it.
+    pub fn login(&self) -> PathBuf {
+        self.dir.join("ssh/id_ed25519")
     }
 
     /// The backend whose roots the image trusts.
@@ -249,9 +255,15 @@ fn build_programs(profile: &str) -> Outcome {
     )
 }
 
-/// Keys and roots that the image is built to trust, made once: signing keys of bundles, and a backend with its Uptane roots.
+/// Keys and roots that the image is built to trust, made once: signing keys of bundles, a developer's login, and a backend with its
+/// Uptane roots.
 fn trust(paths: &Paths) -> Outcome {
     let tools = shell::target_dir().join("debug");
+    if !paths.login().is_file() {
+        folder(&paths.dir.join("ssh"))?;
+        let words = ["-q", "-t", "ed25519", "-N", "", "-C", "pitstop-development", "-f"];
+        quiet("a key for ssh", Command::new("ssh-keygen").args(words).arg(paths.login()).output())?;
+    }
     if !paths.keys().join("keyring.pem").is_file() {
         let out = Command::new(tools.join("pitstop-bundle")).args(["keys", "--out"]).arg(paths.keys()).output();
         quiet("development keys", out)?;

@@ -53,7 +53,8 @@ controllers on one bus and a virtual CAN FD bus. The console is this terminal, l
 --json    with --smoke and --scenario: ends with one line of JSON
 
 PITSTOP_KVM=1 in the environment uses KVM; without it the processors are emulated.
-The TCU's diagnostic server answers at 127.0.0.1:14400. Console log of --smoke: target/tcu/smoke/console.log.";
+The TCU's diagnostic server answers at 127.0.0.1:14400, its ssh server at port 14422 (qemu/README.md).
+Console log of --smoke: target/tcu/smoke/console.log.";
 
 /// How long a start may take. It takes 30 s on two cores without KVM; ten times that for a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);

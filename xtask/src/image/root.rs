@@ -159,6 +159,7 @@ pub fn tree(paths: &Paths, base: &Path, profile: &str) -> Outcome {
     }
     programs(&tree, &target_dir().join(profile))?;
     trust(paths, &tree)?;
+    login(paths, &tree)?;
     quiet("users", Command::new("systemd-sysusers").arg(format!("--root={}", tree.display())).output())?;
     quiet(
         "root administers Pitstop",
@@ -218,6 +219,18 @@ fn trust(paths: &Paths, tree: &Path) -> Outcome {
     for repository in ["director", "image"] {
         let root = read(&paths.backend().join("uptane").join(repository).join("root.json"))?;
         write(&lib.join("uptane").join(repository).join("root.json"), root)?;
+    }
+    Ok(())
+}
+
+/// Whoever has the key is root, by the ssh server of `qemu/overlay`.
+fn login(paths: &Paths, tree: &Path) -> Outcome {
+    let keys = tree.join("root/.ssh/authorized_keys");
+    write(&keys, read(&paths.login().with_extension("pub"))?)?;
+    // The server believes no file that others could write, whatever the umask is here.
+    for (path, mode) in [(tree.join("root/.ssh"), 0o700), (keys, 0o600)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))
+            .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
     }
     Ok(())
 }

@@ -14,6 +14,8 @@ const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const FIRMWARE_VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// Where the TCU's diagnostic server is reached on the host.
 pub const DIAGNOSTIC_PORT: u16 = 14400;
+/// Where its ssh server is, which only the image of `cargo xtask image` has.
+pub const LOGIN_PORT: u16 = 14422;
 
 /// Where the console goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +218,9 @@ fn emulator(dir: &Path, sockets: &Path, console: Console) -> Command {
     qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
     qemu.args(["-chardev", &format!("socket,id=tpm,path={}", sockets.join("tpm.sock").display())]);
     qemu.args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]);
-    qemu.args(["-netdev", &format!("user,id=net,hostfwd=tcp:127.0.0.1:{DIAGNOSTIC_PORT}-:13400")]);
+    let forwarded = [(DIAGNOSTIC_PORT, 13400), (LOGIN_PORT, 22)];
+    let forwarded = forwarded.map(|(here, there)| format!(",hostfwd=tcp:127.0.0.1:{here}-:{there}"));
+    qemu.args(["-netdev", &format!("user,id=net{}", forwarded.concat())]);
     qemu.args(["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"]);
     // A hang of the guest restarts it, as the hardware's watchdog would. A restart ends this process; see `Machine::restarted`.
     qemu.args(["-device", "i6300esb", "-action", "watchdog=reset", "-action", "reboot=shutdown"]);
