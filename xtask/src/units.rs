@@ -11,6 +11,9 @@ const THRESHOLD: &str = "20";
 /// The validator decides what is installed: it has less than the others.
 const VALIDATOR_THRESHOLD: &str = "10";
 
+/// Units that run a tool once. Not the one that restarts the machine, which does nothing else.
+const TOOLS: [&str; 3] = ["tcu-trial-guard.service", "tcu-provision.service", "tcu-machine-id.service"];
+
 /// Checks all units of the overlay, without a running systemd.
 pub fn check() -> Outcome {
     eprintln!("==> units");
@@ -25,14 +28,14 @@ pub fn check() -> Outcome {
     // Its exit status does not tell of unknown settings; what it says about our files does. It also speaks about the machine's.
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     let about_us: Vec<&str> =
-        said.lines().filter(|line| line.contains("pitstop") || line.contains("tcu-restart")).collect();
+        said.lines().filter(|line| ["pitstop", "tcu-"].iter().any(|name| line.contains(name))).collect();
     if !about_us.is_empty() {
         return Err(Failure::new(format!("systemd-analyze verify:\n{}", about_us.join("\n"))));
     }
-    for unit in units.iter().filter(|unit| {
-        (unit.starts_with("pitstop-") || ["tcu-trial-guard.service", "tcu-provision.service"].contains(&unit.as_str()))
-            && unit.ends_with(".service")
-    }) {
+    for unit in units
+        .iter()
+        .filter(|unit| (unit.starts_with("pitstop-") || TOOLS.contains(&unit.as_str())) && unit.ends_with(".service"))
+    {
         let threshold = if unit == "pitstop-validator.service" { VALIDATOR_THRESHOLD } else { THRESHOLD };
         let table = output(
             Command::new("systemd-analyze")
@@ -71,8 +74,12 @@ fn stage() -> Result<PathBuf, Failure> {
     let copy = |from: &Path, to: PathBuf| output(Command::new("cp").arg("-r").arg(from).arg(to)).map(|_| ());
     copy(Path::new("/usr/lib/systemd/system"), root.join("usr/lib/systemd"))?;
     copy(&workspace().join("rootfs-overlay/usr"), root.clone())?;
-    let mut programs: Vec<PathBuf> =
-        vec!["usr/bin/systemctl".into(), "usr/bin/pitstopctl".into(), "usr/libexec/pitstop/pitstopd".into()];
+    let mut programs: Vec<PathBuf> = vec![
+        "usr/bin/sh".into(),
+        "usr/bin/systemctl".into(),
+        "usr/bin/pitstopctl".into(),
+        "usr/libexec/pitstop/pitstopd".into(),
+    ];
     for unit in ours()? {
         if let Some(service) = unit.strip_suffix(".service") {
             programs.push(Path::new("usr/libexec/pitstop").join(service));

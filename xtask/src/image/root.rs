@@ -266,7 +266,8 @@ fn fixtures(tree: &Path) -> Outcome {
     for mount_point in ["data", "etc/pitstop", "var/lib/pitstop"] {
         folder(&tree.join(mount_point))?;
     }
-    // Empty, not absent: each start gets an id of its own, and nothing takes it for the very first start.
+    // Empty, not absent: systemd makes an id for each start, tcu-machine-id.service puts the kept one in its place, and nothing takes it
+    // for the very first start.
     write(&tree.join("etc/machine-id"), "")?;
     write(&tree.join("etc/hostname"), "tcu\n")?;
     write(&tree.join("etc/fstab"), "# Mounts are units; see /usr/lib/systemd/system.\n")
