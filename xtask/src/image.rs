@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+pub use disk::{Place, places};
 pub use root::SERVICES;
 
 use crate::shell::{self, Failure, Outcome, cargo, is_root, output, step, tenths, workspace};
@@ -113,7 +114,8 @@ impl Paths {
         self.dir.join("tree")
     }
 
-    fn slot(&self, version: Version) -> PathBuf {
+    /// The file system of a slot with this version.
+    pub fn slot(&self, version: Version) -> PathBuf {
         self.dir.join(format!("rootfs-{}.ext4", version.name))
     }
 }

@@ -2,16 +2,20 @@
 
 mod arguments;
 mod cuts;
+mod flushes;
 pub mod footprint;
 mod host;
 mod inside;
+mod instant;
 pub mod long;
 mod machine;
 mod monitor;
 mod scenario;
 mod shell;
 mod story;
+mod volumes;
 mod workshop;
+mod writes;
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +29,7 @@ use machine::{Console, Machine, Options};
 const HELP: &str = "\
 usage: cargo xtask qemu [--fresh] | --smoke [--json] | --inside
        cargo xtask qemu --scenario NAME [--auto] [--no-build] [--json]
-                        [--cycles N] [--seed S] [--ecus] [--sample N]
+                        [--cycles N] [--seed S] [--ecus] [--sample N] [--recorded]
 
 Boots target/tcu/disk.img (made first if absent) on a copy that keeps its changes, with OVMF, GRUB, a TPM, a watchdog, two CAN
 controllers on one bus and a virtual CAN FD bus. The console is this terminal, logged in as root; Ctrl-A X ends it.
@@ -42,10 +46,14 @@ controllers on one bus and a virtual CAN FD bus. The console is this terminal, l
             workshop    a tester (udsoncan, doipclient) updates the TCU by DoIP with a package that offline roles signed, while manager,
                         backend-link and downloader are masked
             power-cut   the power of the TCU is cut at random instants, again and again, until the update has ended
+            flushes     an update is recorded write for write, then at every flush the disk is judged as a cut would leave it: file systems,
+                        boot environment, the slots that may start, the services' records
 --cycles N, --seed S, --ecus
           for power-cut: so many updates from the factory (1), each with a seed of its own (from 1); a second call goes on where
           the first stopped, from target/tcu/power-cuts-S.jsonl, unless the image was made anew; --ecus cuts the control units' power
           together with the TCU's (target/tcu/power-cuts-ecus-S.jsonl)
+--sample N, --recorded
+          for flushes: so many of these disks are started (5); --recorded judges the last recording again, from target/tcu/flushes
 --auto    the driver's prompt is answered: so it is in any case
 --no-build
           takes the programs of this machine as they were built last

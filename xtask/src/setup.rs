@@ -17,6 +17,8 @@ const PACKAGES: &[(&str, Probe)] = &[
     ("swtpm", Probe::Program("swtpm")),
     ("swtpm-tools", Probe::Program("swtpm_setup")),
     ("e2fsprogs", Probe::Program("mke2fs")),
+    ("dosfstools", Probe::Program("mkfs.vfat")),
+    ("mtools", Probe::Program("mcopy")),
     ("util-linux", Probe::Program("setpriv")),
     ("systemd", Probe::Program("busctl")),
     ("squashfs-tools", Probe::Program("mksquashfs")),

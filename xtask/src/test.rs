@@ -8,7 +8,7 @@ use crate::{demo, setup};
 pub fn run(args: &[String]) -> Outcome {
     if args.iter().any(|a| a == "--help" || a == "-h") {
         println!(
-            "usage: cargo xtask test [FILTER] | --qemu [--long]\n\nThe workspace's tests (cargo-nextest where it is installed), then the tests against Python peers.\n\n--qemu         instead: the TCU as an emulated machine (some minutes for each story; needs root for the image): an update of\n               the whole vehicle, one whose new software lacks a service, two with power cuts, checks from inside\n--qemu --long  twenty updates with power cuts, five that cut the control units too, and software that fails in every way; goes on where an earlier run stopped"
+            "usage: cargo xtask test [FILTER] | --qemu [--long]\n\nThe workspace's tests (cargo-nextest where it is installed), then the tests against Python peers.\n\n--qemu         instead: the TCU as an emulated machine (some minutes for each story; needs root for the image): an update of\n               the whole vehicle, one whose new software lacks a service, two with power cuts, checks from inside\n--qemu --long  twenty updates with power cuts, five that cut the control units too, every flush of an\n               update, and software that fails in every way; goes on where an earlier run stopped"
         );
         return Ok(());
     }

@@ -16,5 +16,6 @@ mod service;
 mod start;
 
 pub use bus::FlasherObject;
+pub use record::stored_records;
 pub use service::{Flasher, Parts, Request, Verb};
 pub use start::main;

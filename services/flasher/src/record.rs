@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use pitstop_dbus::OtaError;
-use pitstop_store::{Document, Storage};
+use pitstop_store::{Document, Storage, StoreError};
 use pitstop_types::{EcuId, UpdateId};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,11 @@ pub(crate) struct Touched {
     pub verb: String,
     /// Bundle manifest's SHA-256 in hexadecimal.
     pub digest: String,
+}
+
+/// Names of the records of touched ECUs, all of which can be read.
+pub fn stored_records(storage: Arc<dyn Storage>) -> Result<Vec<String>, StoreError> {
+    Records::new(storage).stored()
 }
 
 /// The records of all ECUs.
@@ -55,6 +60,15 @@ impl Records {
             // Left behind it does no harm: the next job only begins more carefully.
             log::warn!("the record of ECU {ecu} stays behind: {error}");
         }
+    }
+
+    /// Names of all records that are stored. One that cannot be read is an error.
+    pub(crate) fn stored(&self) -> Result<Vec<String>, StoreError> {
+        let names = self.storage.list("touched/")?;
+        for name in &names {
+            Document::<Touched>::new(self.storage.clone(), name, FORMAT).load()?;
+        }
+        Ok(names)
     }
 
     fn document(&self, ecu: &EcuId) -> Document<Touched> {

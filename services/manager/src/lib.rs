@@ -24,7 +24,7 @@ mod words;
 pub use bus::{ManagerObject, Shown, announce, ask};
 pub use config::{Input, Settings, SettingsError};
 pub use history::{EcuEntry, Entry, History, Refusal};
-pub use service::{Command, News, Service};
+pub use service::{Command, News, Service, stored_record};
 pub use start::main;
 pub use tether::{Live, Tether};
 

@@ -27,6 +27,8 @@ use crate::tether::{Live, Tether};
 mod checks;
 mod waking;
 
+pub use waking::stored_record;
+
 use waking::load_record;
 
 /// The envelope's format. The record has its own number inside, so that an older release can read a newer record.
@@ -113,7 +115,7 @@ impl Service {
         news: mpsc::UnboundedSender<News>,
     ) -> Result<Self, StoreError> {
         let document = Document::new(storage.clone(), "record", ENVELOPE);
-        let record = load_record(&document, &storage)?;
+        let record = load_record(&storage)?;
         let settings = Arc::new(settings);
         let (reporter, reporting) = Reporter::new(ports.backend.clone());
         let mut tasks = JoinSet::new();

@@ -92,6 +92,15 @@ pub struct Core {
     settled: bool,
 }
 
+fn document(storage: Arc<dyn Storage>) -> Document<SlotRecord> {
+    Document::new(storage, "slots", FORMAT)
+}
+
+/// The record as it is stored.
+pub fn stored_record(storage: Arc<dyn Storage>) -> Result<Option<SlotRecord>, StoreError> {
+    document(storage).load()
+}
+
 impl Core {
     /// Reads the record and puts the slot that runs beside it. A boot environment that cannot be read does not keep the
     /// service from answering; what needs it fails by name.
@@ -101,7 +110,7 @@ impl Core {
         slots: SlotPair,
         booted: SlotName,
     ) -> Result<Self, CoreError> {
-        let document = Document::new(storage, "slots", FORMAT);
+        let document = document(storage);
         let record = match document.load()? {
             Some(record) => record,
             None => {

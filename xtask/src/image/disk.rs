@@ -28,6 +28,25 @@ const PARTITIONS: &[Partition] = &[
 /// Where the first partition begins, and what GPT needs at the end, in MiB.
 const MARGIN: u64 = 1;
 
+/// Where a partition lies on the disk, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub name: &'static str,
+    pub start: u64,
+    pub length: u64,
+}
+
+/// All partitions in the order of the disk.
+pub fn places() -> Vec<Place> {
+    let mut start = MARGIN * MIB;
+    let place = |partition: &Partition| {
+        let place = Place { name: partition.name, start, length: partition.mib * MIB };
+        start += place.length;
+        place
+    };
+    PARTITIONS.iter().map(place).collect()
+}
+
 /// Modules of the GRUB program: what the script uses, and what it takes to read it and the kernel.
 const GRUB_MODULES: &[&str] = &[
     "part_gpt",
@@ -90,8 +109,7 @@ pub fn disk(paths: &Paths) -> Outcome {
         table.arg(format!("--typecode={number}:{}", partition.kind));
     }
     quiet("partition table", table.arg(&disk).output())?;
-    let mut start = MARGIN;
-    for partition in PARTITIONS {
+    for (partition, place) in PARTITIONS.iter().zip(places()) {
         let image = match partition.name {
             "esp" => Some(esp(paths, partition.mib)?),
             "slot-a" => Some(paths.slot(BEFORE)),
@@ -99,21 +117,20 @@ pub fn disk(paths: &Paths) -> Outcome {
             _ => None,
         };
         if let Some(image) = image {
-            place(&image, &disk, start, partition)?;
+            put(&image, &disk, place)?;
         }
-        start += partition.mib;
     }
     Ok(())
 }
 
 /// Copies an image to its partition, leaving holes where it has them.
-fn place(image: &Path, disk: &Path, start: u64, partition: &Partition) -> Outcome {
+fn put(image: &Path, disk: &Path, place: Place) -> Outcome {
     let failed = |e: std::io::Error| Failure::new(format!("{}: {e}", image.display()));
     let from = File::open(image).map_err(failed)?;
     let to = OpenOptions::new().write(true).open(disk).map_err(failed)?;
     let length = from.metadata().map_err(failed)?.len();
-    if length > partition.mib * MIB {
-        return Err(Failure::new(format!("{} does not fit into {}", image.display(), partition.name)));
+    if length > place.length {
+        return Err(Failure::new(format!("{} does not fit into {}", image.display(), place.name)));
     }
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;
@@ -121,7 +138,7 @@ fn place(image: &Path, disk: &Path, start: u64, partition: &Partition) -> Outcom
         let count = from.read_at(&mut buffer, at).map_err(failed)?;
         let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
         if bytes.iter().any(|&byte| byte != 0) {
-            to.write_all_at(bytes, start * MIB + at).map_err(failed)?;
+            to.write_all_at(bytes, place.start + at).map_err(failed)?;
         }
         at += count as u64;
     }

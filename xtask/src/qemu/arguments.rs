@@ -32,6 +32,7 @@ pub fn parse(args: &[String]) -> Result<Wish, Failure> {
             "--auto" => given.auto = true,
             "--no-build" => given.no_build = true,
             "--ecus" => given.ecus = true,
+            "--recorded" => given.recorded = true,
             "--scenario" => given.scenario = Some(value(word, "a name", &mut words)?.to_owned()),
             "--cycles" => given.cycles = Some(number(word, &mut words)?),
             "--seed" => given.seed = Some(number(word, &mut words)?),
@@ -63,6 +64,7 @@ struct Given {
     auto: bool,
     no_build: bool,
     ecus: bool,
+    recorded: bool,
     scenario: Option<String>,
     cycles: Option<u64>,
     seed: Option<u64>,
@@ -88,6 +90,7 @@ impl Given {
             ("--cycles", self.cycles.is_some() && !cuts, "--scenario power-cut"),
             ("--seed", self.seed.is_some() && !cuts, "--scenario power-cut"),
             ("--sample", self.sample.is_some() && !flushes, "--scenario flushes"),
+            ("--recorded", self.recorded && !flushes, "--scenario flushes"),
             ("--auto", self.auto && name.is_none(), "--scenario"),
             ("--no-build", self.no_build && name.is_none(), "--scenario"),
             ("--json", self.json && name.is_none() && !self.smoke, "--smoke and --scenario"),
@@ -103,6 +106,7 @@ impl Given {
                 cycles: usize::try_from(self.cycles.unwrap_or(1)).unwrap_or(usize::MAX),
                 seed: self.seed.unwrap_or(1),
                 ecus: self.ecus,
+                recorded: self.recorded,
                 sample: self.sample.map_or(SAMPLE, |sample| usize::try_from(sample).unwrap_or(usize::MAX)),
             }),
             None if self.smoke => Wish::Smoke { json: self.json },
@@ -132,6 +136,8 @@ mod tests {
         let Ok(Wish::Scenario(cuts)) = of("--scenario power-cut --cycles 7 --seed 3 --ecus --no-build") else {
             panic!("a story")
         };
+        let Ok(Wish::Scenario(flushes)) = of("--scenario flushes --sample 0 --recorded") else { panic!("a story") };
+        assert_eq!((flushes.sample, flushes.recorded), (0, true));
         assert_eq!((cuts.cycles, cuts.seed, cuts.ecus, cuts.build), (7, 3, true, false));
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::inside::rauc;
 use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT};
@@ -23,9 +24,29 @@ const MOST: (f64, f64, f64) = (32.0, 0.5, 32.0);
 
 /// Files of ours in the image, and those of the two others.
 const OURS: &str = "/usr/libexec/pitstop/pitstopd /usr/bin/pitstopctl /usr/lib/pitstop /usr/lib/systemd/system/pitstop-* /usr/lib/systemd/system/tcu-* /usr/share/dbus-1/system.d/io.pitstop.*";
-const RAUC: &str = "/usr/bin/rauc /usr/share/dbus-1/system.d/de.pengutronix.rauc.conf";
-/// Not in the image, for its libraries are large: on a disk of its own.
-const SWUPDATE: &str = "/run/peers/swupdate /run/peers/lib/libswupdate.so*";
+
+/// What ours is compared with: name of its unit here, how it is started, its files.
+struct Peer {
+    unit: &'static str,
+    start: &'static str,
+    files: &'static str,
+}
+
+/// Both run all the time here, as they do beside an update's client; ours were started by the boot.
+const PEERS: [Peer; 2] = [
+    Peer {
+        unit: "rauc-idle",
+        start: "rauc --conf=/run/rauc.conf service",
+        files: "/usr/bin/rauc /usr/share/dbus-1/system.d/de.pengutronix.rauc.conf",
+    },
+    // Not in the image, for its libraries are large: on a disk of its own. As Debian's unit starts it, and with a certificate, without
+    // which it ends at once.
+    Peer {
+        unit: "swupdate-idle",
+        start: "--setenv=LD_LIBRARY_PATH=/run/peers/lib /run/peers/swupdate -v -k /usr/lib/pitstop/keyring.pem",
+        files: "/run/peers/swupdate /run/peers/lib/libswupdate.so*",
+    },
+];
 
 pub fn run(args: &[String]) -> Outcome {
     image::ensure()?;
@@ -79,9 +100,11 @@ fn peers(paths: &Paths) -> Result<PathBuf, Failure> {
 
 struct Guest(Shell);
 
-/// One process at one instant.
-#[derive(Debug, Clone, Copy, Default)]
+/// A unit's processes at one instant.
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Sample {
+    /// Their ids; others mean that it was started anew.
+    processes: String,
     pss_kib: f64,
     cpu_ticks: f64,
     switches: f64,
@@ -98,17 +121,10 @@ impl Guest {
     }
 
     fn report(&mut self) -> Result<Value, Failure> {
-        // Both run all the time here, as they do beside an update's client; ours were started by the boot.
-        let rauc = "[system]\\ncompatible=x\\nbootloader=grub\\ngrubenv=/boot/grub/grubenv\\n[keyring]\\npath=/usr/lib/pitstop/keyring.pem\\n[slot.rootfs.0]\\ndevice=/dev/disk/by-partlabel/slot-a\\nbootname=A\\n";
-        let rauc = format!(
-            "printf '{rauc}' > /run/rauc.conf; systemd-run --unit=rauc-idle rauc --conf=/run/rauc.conf service"
-        );
-        self.text(&rauc)?;
-        self.text("mkdir -p /run/peers && mount -o ro /dev/vdb /run/peers")?;
-        self.text("systemd-run --unit=swupdate-idle --setenv=LD_LIBRARY_PATH=/run/peers/lib /run/peers/swupdate -v")?;
+        self.start_peers()?;
         std::thread::sleep(SETTLE);
         let mut units: Vec<String> = SERVICES.iter().map(|service| format!("pitstop-{service}")).collect();
-        units.extend(["rauc-idle", "swupdate-idle"].map(str::to_owned));
+        units.extend(PEERS.map(|peer| peer.unit.to_owned()));
         let mut before = Vec::new();
         for unit in &units {
             before.push(self.sample(unit)?);
@@ -118,56 +134,64 @@ impl Guest {
         let mut total = Sample::default();
         let tick = self.number("getconf CLK_TCK")?;
         for (unit, before) in units.iter().zip(before) {
-            let Some((before, after)) = before.zip(self.sample(unit)?) else { continue };
+            let after = self.sample(unit)?;
+            if after.processes != before.processes {
+                return Err(Failure::new(format!("{unit} was started anew while it was looked at")));
+            }
             let cpu = (after.cpu_ticks - before.cpu_ticks) / tick / WINDOW_SECS as f64 * 100.0;
             let wake_ups = (after.switches - before.switches) / WINDOW_SECS as f64;
-            let told = json!({
-                "pss_mib": tenths(after.pss_kib / 1024.0),
-                "cpu_percent": hundredths(cpu),
-                "wake_ups_per_s": hundredths(wake_ups),
-            });
+            let told = figures(after.pss_kib, cpu, wake_ups);
             match unit.strip_prefix("pitstop-") {
                 Some(name) => {
                     total.pss_kib += after.pss_kib;
                     total.cpu_ticks += cpu;
                     total.switches += wake_ups;
-                    services.insert(name.to_owned(), told);
+                    services.insert(name.to_owned(), told.into());
                 }
-                None => drop(others.insert(unit.clone(), told)),
+                None => drop(others.insert(unit.clone(), told.into())),
             }
         }
-        for (unit, files) in [("rauc-idle", RAUC), ("swupdate-idle", SWUPDATE)] {
+        for Peer { unit, files, .. } in PEERS {
             let size = self.installed(files)?;
             if let Some(Value::Object(other)) = others.get_mut(unit) {
                 other.insert("installed_mib".to_owned(), size.into());
             }
         }
-        Ok(json!({
-            "pitstop": {
-                "pss_mib": tenths(total.pss_kib / 1024.0),
-                "cpu_percent": hundredths(total.cpu_ticks),
-                "wake_ups_per_s": hundredths(total.switches),
-                "installed_mib": self.installed(OURS)?,
-                "ready_secs_after_bus": self.ready()?,
-                "services": services,
-            },
-            "others": others,
-        }))
+        let mut ours = figures(total.pss_kib, total.cpu_ticks, total.switches);
+        ours.insert("installed_mib".to_owned(), self.installed(OURS)?.into());
+        ours.insert("ready_secs_after_bus".to_owned(), self.ready()?.into());
+        ours.insert("services".to_owned(), services.into());
+        Ok(json!({ "pitstop": ours, "others": others }))
     }
 
-    /// `None` if the unit does not run.
-    fn sample(&mut self, unit: &str) -> Result<Option<Sample>, Failure> {
-        let id = self.number(&format!("systemctl show --property=MainPID --value {unit}.service"))?;
-        if id < 1.0 {
-            return Ok(None);
+    fn start_peers(&mut self) -> Outcome {
+        rauc::configure(&mut self.0)?;
+        self.text("mkdir -p /run/peers && mount -o ro /dev/vdb /run/peers")?;
+        for Peer { unit, start, .. } in PEERS {
+            self.text(&format!("systemd-run --unit={unit} {start}"))?;
         }
-        let pss_kib = self.number(&format!("awk '/^Pss:/ {{ print $2 }}' /proc/{id}/smaps_rollup"))?;
+        Ok(())
+    }
+
+    /// Fails if the unit does not run: a figure that is left out would look like one that is small.
+    fn sample(&mut self, unit: &str) -> Result<Sample, Failure> {
+        let group = self.text(&format!("systemctl show --property=ControlGroup --value {unit}.service"))?;
+        let listed = format!("cat /sys/fs/cgroup{}/cgroup.procs | tr '\\n' ' '", group.trim());
+        let processes = if group.trim().is_empty() { String::new() } else { self.text(&listed)? };
+        if processes.trim().is_empty() {
+            let said = self.text(&format!("journalctl --no-pager -q -n 5 -o cat -u {unit}"))?;
+            return Err(Failure::new(format!("{unit} does not run; it said last:\n{said}")));
+        }
+        let mut sum = |each: &str, fields: &str| {
+            self.number(&format!(
+                "for id in {processes}; do {each}; done | awk '{fields} {{ n += $2 }} END {{ print n + 0 }}'"
+            ))
+        };
+        let pss_kib = sum("cat /proc/$id/smaps_rollup", "/^Pss:/")?;
         // Behind the name, which may hold spaces: user and system time are the 12th and 13th.
-        let cpu_ticks = self.number(&format!("sed 's/.*) //' /proc/{id}/stat | awk '{{ print $12 + $13 }}'"))?;
-        let switches = self.number(&format!(
-            "cat /proc/{id}/task/*/status | awk '/^voluntary_ctxt_switches/ {{ n += $2 }} END {{ print n }}'"
-        ))?;
-        Ok(Some(Sample { pss_kib, cpu_ticks, switches }))
+        let cpu_ticks = sum("sed 's/.*) //' /proc/$id/stat | awk '{ print \"ticks\", $12 + $13 }'", "/^ticks/")?;
+        let switches = sum("cat /proc/$id/task/*/status", "/^voluntary_ctxt_switches/")?;
+        Ok(Sample { processes, pss_kib, cpu_ticks, switches })
     }
 
     fn installed(&mut self, files: &str) -> Result<f64, Failure> {
@@ -185,6 +209,16 @@ impl Guest {
         }
         Ok(tenths((last - bus) / 1e6))
     }
+}
+
+/// Memory in KiB, share of a core in percent, wake-ups in a second; as they are printed.
+fn figures(pss_kib: f64, cpu_percent: f64, wake_ups: f64) -> Map<String, Value> {
+    let named = [
+        ("pss_mib", tenths(pss_kib / 1024.0)),
+        ("cpu_percent", hundredths(cpu_percent)),
+        ("wake_ups_per_s", hundredths(wake_ups)),
+    ];
+    named.map(|(name, figure)| (name.to_owned(), figure.into())).into_iter().collect()
 }
 
 fn tenths(number: f64) -> f64 {

@@ -1,7 +1,9 @@
 //! What only the real machine shows: systemd's judgement of the units, the kernel's CAN and ISO-TP, who may call what on the real
-//! bus, and Debian's RAUC and GRUB tools on our slots and boot environment.
+//! bus, Debian's RAUC and GRUB tools on our slots and boot environment, and what outlives a restart.
 
 mod isotp;
+pub mod rauc;
+mod restart;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,8 +23,6 @@ const ACCESS_LIMIT: Duration = Duration::from_secs(900);
 const TRY_ALL: &str = r#"while read -r user group bus interface member verdict; do said=$(setpriv --reuid "$user" --regid "$group" --clear-groups dbus-send --system --print-reply --reply-timeout=5000 --dest="$bus" "/$(echo "$bus" | tr . /)" "$interface.$member" 2>&1 </dev/null); case "$said" in *AccessDenied*) found=deny;; *) found=allow;; esac; [ "$found" = "$verdict" ] || echo "$user $group $interface.$member at $bus: $found"; done < /run/access | head -40"#;
 /// Prints users and groups that have another number than the overlay gives them.
 const NUMBERS: &str = r#"while read -r kind name id rest; do case "$kind $id" in "u "[0-9]*) found="$(id -u "$name") $(id -g "$name")"; wanted="$id $id";; "g "[0-9]*) found=$(getent group "$name" | cut -d: -f3); wanted=$id;; *) continue;; esac; [ "$found" = "$wanted" ] || echo "$name: $found"; done < /usr/lib/sysusers.d/pitstop.conf"#;
-/// RAUC writes 175 MiB through a device-mapper target, emulated.
-const RAUC_LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs all of it on one machine from the factory; the first that fails ends it.
 pub fn run(paths: &Paths) -> Outcome {
@@ -34,7 +34,7 @@ pub fn run(paths: &Paths) -> Outcome {
     };
     let (bundle_bytes, matrix_bytes) = (bytes(&bundle)?, bytes(&matrix)?);
     let options = Options { dir, fresh: true, console: Console::Log, disks: vec![bundle, matrix] };
-    let machine = Machine::start(paths, &options)?;
+    let mut machine = Machine::start(paths, &options)?;
     let mut guest = Guest { shell: machine.up(BOOT_LIMIT)?, bundle_bytes, matrix_bytes };
     let checks: [(&str, Check); 7] = [
         ("exposure of the units", Guest::exposure),
@@ -43,13 +43,14 @@ pub fn run(paths: &Paths) -> Outcome {
         ("a bus-off is left again", Guest::bus_off),
         ("ISO-TP with the kernel's, both ways", isotp::both_ways),
         ("GRUB's tools and our environment", Guest::grub_tools),
-        ("Debian's RAUC installs our bundle", Guest::rauc),
+        ("Debian's RAUC installs our bundle", rauc::installs),
     ];
     for (name, check) in checks {
         eprintln!("    {name}");
         check(&mut guest).map_err(|failure| Failure::new(format!("{name}: {}", failure.text)))?;
     }
-    Ok(())
+    eprintln!("    journal, machine id and ssh over a restart into the other slot");
+    restart::keeps(&mut guest, &mut machine, paths)
 }
 
 /// Every call with its verdict, as a file.
@@ -101,8 +102,13 @@ impl Guest {
 
     /// Files on the data partition belong to the same users whichever slot runs.
     fn numbers(&mut self) -> Outcome {
-        let wrong = self.text(NUMBERS)?;
-        if wrong.trim().is_empty() { Ok(()) } else { Err(Failure::new(wrong)) }
+        self.silent(NUMBERS)
+    }
+
+    /// A command that prints what is wrong, whatever its status.
+    fn silent(&mut self, command: &str) -> Outcome {
+        let said = self.shell.run(command, ANSWER_LIMIT)?.text;
+        if said.trim().is_empty() { Ok(()) } else { Err(Failure::new(format!("{command}: {said}"))) }
     }
 
     /// Only what the table allows passes the bus. Calls carry no arguments: the bus judges before a service sees them.
@@ -130,19 +136,5 @@ impl Guest {
         self.expect("pitstopctl --json slots", "\"good\"")?;
         self.text("systemctl restart pitstop-self-update")?;
         self.expect("grub-editenv /boot/grub/grubenv list", "integrator=1")
-    }
-
-    fn rauc(&mut self) -> Outcome {
-        let configuration = "[system]\\ncompatible=pitstop-tcu-a1\\nbootloader=grub\\ngrubenv=/boot/grub/grubenv\\nbundle-formats=verity\\nmountprefix=/run/rauc\\n[keyring]\\npath=/usr/lib/pitstop/keyring.pem\\n[slot.rootfs.0]\\ndevice=/dev/disk/by-partlabel/slot-a\\ntype=ext4\\nbootname=A\\n[slot.rootfs.1]\\ndevice=/dev/disk/by-partlabel/slot-b\\ntype=ext4\\nbootname=B\\n";
-        self.text(&format!("printf '{configuration}' > /run/rauc.conf"))?;
-        // A disk is a multiple of 512 bytes, a bundle is not, and ends with the length of its signature.
-        let bytes = self.bundle_bytes;
-        self.within(&format!("head -c {bytes} /dev/vdb > /data/update.raucb"), RAUC_LIMIT)?;
-        self.text("rauc --conf=/run/rauc.conf info --output-format=shell /data/update.raucb")?;
-        self.text("(setsid rauc --conf=/run/rauc.conf service > /run/rauc.log 2>&1 &); sleep 3")?;
-        self.within("rauc install /data/update.raucb || { cat /run/rauc.log; false; }", RAUC_LIMIT)?;
-        self.expect("pitstopctl --json slots", AFTER.name)?;
-        self.expect("grub-editenv /boot/grub/grubenv list", "ORDER=B A")?;
-        self.text("rm -f /data/update.raucb").map(drop)
     }
 }

@@ -67,7 +67,7 @@ fn tests(long: bool) -> Vec<Test> {
     if long {
         tests.push(told("power-cut", Order { cycles: CYCLES, ..order("power-cut") }));
         tests.push(told("power-cut-ecus", Order { cycles: ECU_CYCLES, ecus: true, ..order("power-cut") }));
-        tests.extend(["no-boot", "hang", "no-data", "workshop"].map(story));
+        tests.extend(["flushes", "no-boot", "hang", "no-data", "workshop"].map(story));
     }
     if !long {
         let order = Order { cycles: 2, seed: SHORT_SEED, ..order("power-cut") };
@@ -92,7 +92,7 @@ fn story(name: &str) -> Test {
 
 fn order(story: &str) -> Order {
     let (cycles, seed, sample) = (1, 1, arguments::SAMPLE);
-    Order { name: story.to_owned(), build: false, json: false, cycles, seed, ecus: false, sample }
+    Order { name: story.to_owned(), build: false, json: false, cycles, seed, ecus: false, sample, recorded: false }
 }
 
 fn told(name: &str, order: Order) -> Test {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::monitor::Monitor;
 use super::shell::Shell;
 use crate::image::Paths;
@@ -43,6 +45,8 @@ pub struct Machine {
     dir: PathBuf,
     console: Console,
     disks: Vec<PathBuf>,
+    /// Where every write to the disk is recorded.
+    log: Option<PathBuf>,
     sockets: PathBuf,
     qemu: Child,
     tpm: Child,
@@ -51,6 +55,12 @@ pub struct Machine {
 
 impl Machine {
     pub fn start(paths: &Paths, options: &Options) -> Result<Self, Failure> {
+        Self::start_recorded(paths, options, None)
+    }
+
+    /// The same with a log of every write to the disk, over all its restarts; an empty file at first.
+    pub fn start_recorded(paths: &Paths, options: &Options, log: Option<&Path>) -> Result<Self, Failure> {
+        let log = log.map(Path::to_owned);
         let dir = options.dir.clone();
         if options.fresh {
             let _ = fs::remove_dir_all(&dir);
@@ -66,8 +76,8 @@ impl Machine {
             }
         }
         let disks = options.disks.clone();
-        let (tpm, qemu, end) = power_on(&dir, &sockets, options.console, &disks)?;
-        Ok(Self { dir, console: options.console, disks, sockets, qemu, tpm, end })
+        let (tpm, qemu, end) = power_on(&dir, &sockets, options.console, &disks, log.as_deref())?;
+        Ok(Self { dir, console: options.console, disks, log, sockets, qemu, tpm, end })
     }
 
     /// Takes the power away, as a cut would: disk and TPM keep what they had.
@@ -81,7 +91,8 @@ impl Machine {
     /// Gives the power back. Everything begins anew but disk, firmware variables and TPM.
     pub fn power_on(&mut self) -> Outcome {
         self.cut();
-        (self.tpm, self.qemu, self.end) = power_on(&self.dir, &self.sockets, self.console, &self.disks)?;
+        (self.tpm, self.qemu, self.end) =
+            power_on(&self.dir, &self.sockets, self.console, &self.disks, self.log.as_deref())?;
         Ok(())
     }
 
@@ -171,6 +182,7 @@ fn power_on(
     sockets: &Path,
     console: Console,
     disks: &[PathBuf],
+    log: Option<&Path>,
 ) -> Result<(Child, Child, Monitor), Failure> {
     // Those of the last time would be taken for the new ones.
     for old in ["tpm.sock", "shell.sock", "monitor.sock"] {
@@ -178,6 +190,7 @@ fn power_on(
     }
     let tpm = start_tpm(dir, sockets)?;
     let mut qemu = emulator(dir, sockets, console);
+    disk(&mut qemu, &dir.join("disk.img"), log);
     for (at, file) in disks.iter().enumerate() {
         qemu.args(["-drive", &format!("if=none,id=more{at},format=raw,readonly=on,file={}", file.display())]);
         qemu.args(["-device", &format!("virtio-blk-pci,drive=more{at}")]);
@@ -206,6 +219,26 @@ fn start_tpm(dir: &Path, sockets: &Path) -> Result<Child, Failure> {
     Err(Failure::new("swtpm made no socket in 5 s"))
 }
 
+fn disk(qemu: &mut Command, file: &Path, log: Option<&Path>) {
+    let Some(log) = log else {
+        qemu.args(["-drive", &format!("if=none,id=disk,format=raw,file={}", file.display())]);
+        qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
+        return;
+    };
+    // The guest's flushes end in the log: the machine that emulates keeps its power.
+    let cached = |file: &Path| json!({ "driver": "file", "filename": file, "cache": { "no-flush": true } });
+    let recorded = json!({
+        "driver": "blklogwrites",
+        "node-name": "disk",
+        "file": cached(file),
+        "log": cached(log),
+        "log-append": true,
+    });
+    qemu.args(["-blockdev", &recorded.to_string()]);
+    // QEMU before 9.0 may log such requests in the wrong place when others come between.
+    qemu.args(["-device", "virtio-blk-pci,drive=disk,discard=off,write-zeroes=off"]);
+}
+
 fn emulator(dir: &Path, sockets: &Path, console: Console) -> Command {
     let mut qemu = dependent("qemu-system-x86_64");
     // Emulated unless asked otherwise: a /dev/kvm that can be opened may still not work, as inside another virtual machine.
@@ -214,8 +247,6 @@ fn emulator(dir: &Path, sockets: &Path, console: Console) -> Command {
     qemu.args(["-machine", "q35", "-smp", "2", "-m", "1024", "-display", "none", "-nodefaults"]);
     qemu.args(["-drive", &format!("if=pflash,format=raw,readonly=on,file={FIRMWARE}")]);
     qemu.args(["-drive", &format!("if=pflash,format=raw,file={}", dir.join("efi-variables.fd").display())]);
-    qemu.args(["-drive", &format!("if=none,id=disk,format=raw,file={}", dir.join("disk.img").display())]);
-    qemu.args(["-device", "virtio-blk-pci,drive=disk"]);
     qemu.args(["-chardev", &format!("socket,id=tpm,path={}", sockets.join("tpm.sock").display())]);
     qemu.args(["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]);
     let forwarded = [(DIAGNOSTIC_PORT, 13400), (LOGIN_PORT, 22)];

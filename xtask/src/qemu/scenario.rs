@@ -30,8 +30,9 @@ pub struct Order {
     pub cycles: usize,
     pub seed: u64,
     pub ecus: bool,
-    /// For flushes: how many points are booted.
+    /// For flushes: how many points are booted, and whether the last recording is judged again.
     pub sample: usize,
+    pub recorded: bool,
 }
 
 impl Order {
@@ -43,14 +44,14 @@ impl Order {
 }
 
 /// One update of a story: the TCU's bundle, and the ends it may have.
-struct Part {
+pub struct Part {
     bundle: PathBuf,
     ends: &'static [&'static str],
 }
 
 /// Names of all stories.
 pub fn names() -> Vec<&'static str> {
-    ["happy", "power-cut", "workshop"].into_iter().chain(Fault::ALL.map(Fault::name)).collect()
+    ["happy", "power-cut", "flushes", "workshop"].into_iter().chain(Fault::ALL.map(Fault::name)).collect()
 }
 
 pub fn run(paths: &Paths, order: &Order) -> Outcome {
@@ -60,6 +61,7 @@ pub fn run(paths: &Paths, order: &Order) -> Outcome {
     match order.name.as_str() {
         "happy" => tell(paths, order, &[good(paths)], None),
         "power-cut" => power_cuts(paths, order),
+        "flushes" => super::flushes::tell(paths, order),
         "workshop" => super::workshop::tell(paths, order.json),
         name => {
             let fault = Fault::ALL.into_iter().find(|fault| fault.name() == name);
@@ -72,7 +74,7 @@ pub fn run(paths: &Paths, order: &Order) -> Outcome {
     }
 }
 
-fn good(paths: &Paths) -> Part {
+pub fn good(paths: &Paths) -> Part {
     Part { bundle: paths.bundle(AFTER), ends: &["all-new"] }
 }
 
@@ -132,7 +134,7 @@ fn follow(story: &mut Story, host: &mut Host, parts: &[Part]) -> Result<Vec<Valu
 }
 
 /// One update from the campaign to the backend's last word.
-fn update(story: &mut Story, host: &mut Host, part: &Part, factory: &Value) -> Result<Value, Failure> {
+pub fn update(story: &mut Story, host: &mut Host, part: &Part, factory: &Value) -> Result<Value, Failure> {
     let before = story.ecus()?;
     story.record_frames()?;
     host.ask(&format!("campaign {}", part.bundle.display()))?;

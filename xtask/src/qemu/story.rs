@@ -3,7 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "JSON answers: a key that is absent reads as null")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -40,10 +40,16 @@ pub struct Story {
 impl Story {
     /// Starts a TCU as it leaves the factory.
     pub fn begin(paths: &Paths, cuts: Option<Cuts>) -> Result<Self, Failure> {
+        Self::begin_recorded(paths, cuts, None)
+    }
+
+    /// The same with a log of every write to the disk.
+    pub fn begin_recorded(paths: &Paths, cuts: Option<Cuts>, log: Option<&Path>) -> Result<Self, Failure> {
         let started = Instant::now();
         let dir = paths.dir.join("scenario");
         let journal = dir.join("journal.txt");
-        let machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log, disks: Vec::new() })?;
+        let options = Options { dir, fresh: true, console: Console::Log, disks: Vec::new() };
+        let machine = Machine::start_recorded(paths, &options, log)?;
         eprintln!("==> starting (console: {})", machine.console_log().display());
         let shell = machine.up(BOOT_LIMIT)?;
         let mut story =

@@ -6,7 +6,7 @@ use pitstop_lifecycle::{Boot, Record};
 use pitstop_store::{Document, Storage, StoreError};
 use pitstop_types::SlotName;
 
-use super::{Home, LONGEST_SLEEP, RESPITE, Service};
+use super::{ENVELOPE, Home, LONGEST_SLEEP, RESPITE, Service};
 
 impl Service {
     /// The first act of every life with an update under way: which slot runs?
@@ -44,18 +44,21 @@ impl Service {
     }
 }
 
-/// The stored record. One that is damaged is put aside and said to be lost: the next manifest shows what runs.
-pub(super) fn load_record(
-    document: &Document<Record>,
-    storage: &Arc<dyn Storage>,
-) -> Result<Option<Record>, StoreError> {
-    match document.load() {
-        Ok(Some(record)) if !record.readable() => Err(StoreError::Format {
+/// The record as it is stored. One that is damaged, or that this release must leave alone, is an error.
+pub fn stored_record(storage: &Arc<dyn Storage>) -> Result<Option<Record>, StoreError> {
+    match Document::<Record>::new(storage.clone(), "record", ENVELOPE).load()? {
+        Some(record) if !record.readable() => Err(StoreError::Format {
             name: "record".to_owned(),
             found: record.readable_from,
             known: pitstop_lifecycle::FORMAT,
         }),
-        Ok(record) => Ok(record),
+        record => Ok(record),
+    }
+}
+
+/// The same for the service's start: one that is damaged is put aside and said to be lost, since the next manifest shows what runs.
+pub(super) fn load_record(storage: &Arc<dyn Storage>) -> Result<Option<Record>, StoreError> {
+    match stored_record(storage) {
         Err(error @ StoreError::Damaged { .. }) => {
             log::error!("{error}; kept as record.damaged");
             if let Some(bytes) = storage.read("record")? {
@@ -64,6 +67,6 @@ pub(super) fn load_record(
             storage.remove("record")?;
             Ok(None)
         }
-        Err(error) => Err(error),
+        other => other,
     }
 }
