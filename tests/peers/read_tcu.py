@@ -6,9 +6,9 @@ usage: read_tcu.py PORT LOGICAL_ADDRESS
 import json
 import sys
 
+from did import Raw
 from doipclient import DoIPClient
 from doipclient.connectors import DoIPClientUDSConnector
-from udsoncan import DidCodec
 from udsoncan.client import Client
 from udsoncan.configs import default_client_config
 
@@ -17,21 +17,10 @@ ACTIVE_SESSION = 0xF186
 DEFAULT, EXTENDED = 1, 3
 
 
-class Bytes(DidCodec):
-    def encode(self, value):
-        return bytes(value)
-
-    def decode(self, payload):
-        return bytes(payload)
-
-    def __len__(self):
-        raise DidCodec.ReadAllRemainingData
-
-
 def main():
     port, address = int(sys.argv[1]), int(sys.argv[2])
     connection = DoIPClient("127.0.0.1", address, tcp_port=port)
-    config = {**default_client_config, "data_identifiers": {"default": Bytes}, "request_timeout": 10}
+    config = {**default_client_config, "data_identifiers": {"default": Raw}, "request_timeout": 10}
     with Client(DoIPClientUDSConnector(connection, close_connection=True), config=config) as client:
 
         def read(did):

@@ -16,9 +16,10 @@ import zlib
 import can
 import isotp
 import pytest
+from did import Text
 from doipclient import DoIPClient
 from doipclient.connectors import DoIPClientUDSConnector
-from udsoncan import DidCodec, MemoryLocation, exceptions
+from udsoncan import MemoryLocation, exceptions
 from udsoncan.client import Client
 from udsoncan.configs import default_client_config
 from udsoncan.connections import PythonIsoTpConnection
@@ -28,17 +29,6 @@ ECU_SIM = pathlib.Path(os.environ.get("PITSTOP_TARGET", ROOT / "target/debug")) 
 GATEWAY, TPMS = 0x1001, 0x1010
 FIRMWARE, IDENTITY = 0x08010000, 0x08008000
 ERASE, CHECK, DEPENDENCIES, ACTIVATE, COMMIT, ROLL_BACK = 0xFF00, 0x0202, 0xFF01, 0xF010, 0xF011, 0xF012
-
-
-class Text(DidCodec):
-    def encode(self, value):
-        return value.encode()
-
-    def decode(self, payload):
-        return payload.decode()
-
-    def __len__(self):
-        raise DidCodec.ReadAllRemainingData
 
 
 CONFIG = {

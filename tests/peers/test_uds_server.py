@@ -11,10 +11,11 @@ import socket
 import subprocess
 
 import pytest
+from did import Raw
 from doipclient import DoIPClient
 from doipclient.connectors import DoIPClientUDSConnector
 from doipclient.messages import RoutingActivationResponse
-from udsoncan import AsciiCodec, DidCodec, exceptions, services
+from udsoncan import AsciiCodec, exceptions, services
 from udsoncan.client import Client
 from udsoncan.configs import default_client_config
 
@@ -36,17 +37,6 @@ hardware = "{HARDWARE}"
 serial = "{SERIAL}"
 rxswin = {json.dumps(RXSWIN.split(";"))}
 """
-
-
-class Raw(DidCodec):
-    def encode(self, value):
-        return bytes(value)
-
-    def decode(self, payload):
-        return bytes(payload)
-
-    def __len__(self):
-        raise DidCodec.ReadAllRemainingData
 
 
 DIDS = {

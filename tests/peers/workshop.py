@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 
+from did import Text
 from doipclient import DoIPClient
 from doipclient.connectors import DoIPClientUDSConnector
-from udsoncan import DidCodec, MemoryLocation
+from udsoncan import MemoryLocation
 from udsoncan.client import Client
 from udsoncan.configs import default_client_config
 from udsoncan.exceptions import NegativeResponseException
@@ -24,17 +25,6 @@ from udsoncan.exceptions import NegativeResponseException
 STATUS, VERSION = 0xF1E0, 0xF189
 CHECK_PROGRAMMING_DEPENDENCIES, ROLL_BACK = 0xFF01, 0x0210
 PROGRAMMING, HARD_RESET = 2, 1
-
-
-class Text(DidCodec):
-    def encode(self, value):
-        return value.encode()
-
-    def decode(self, payload):
-        return payload.decode()
-
-    def __len__(self):
-        raise DidCodec.ReadAllRemainingData
 
 
 def der(path):

@@ -7,9 +7,8 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, Public};
 use openssl::sign::Verifier;
 use openssl::stack::Stack;
-use openssl::x509::store::{X509Store, X509StoreBuilder};
-use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
-use openssl::x509::{CrlStatus, X509, X509Crl, X509PurposeId, X509Ref, X509StoreContext, X509VerifyResult};
+use openssl::x509::{CrlStatus, X509, X509Crl, X509Ref, X509StoreContext, X509VerifyResult};
+use pitstop_bundle_io::keyring::store_at;
 use pitstop_types::{UnixSeconds, Vin};
 use pitstop_uds::Nrc;
 use pitstop_uds::server::Judge;
@@ -122,27 +121,13 @@ impl Testers {
         for other in others {
             stack.push(other.clone())?;
         }
-        let store = self.store(now)?;
+        // OpenSSL does not know testers: what the certificate may be used for is looked at below.
+        let store = store_at(&self.trusted, now, MAX_CHAIN as i32)?;
         X509StoreContext::new()?.init(&store, leaf, &stack, |context| {
             let good = context.verify_cert()?;
             let chain = context.chain().map(|chain| chain.iter().map(ToOwned::to_owned).collect());
             Ok(if good { Ok(chain.unwrap_or_default()) } else { Err(context.error()) })
         })
-    }
-
-    fn store(&self, now: UnixSeconds) -> Result<X509Store, ErrorStack> {
-        let mut param = X509VerifyParam::new()?;
-        param.set_time(now);
-        // What the certificate may be used for is looked at below: OpenSSL does not know testers.
-        param.set_purpose(X509PurposeId::ANY)?;
-        param.set_depth(MAX_CHAIN as i32);
-        param.set_flags(X509VerifyFlags::USE_CHECK_TIME)?;
-        let mut store = X509StoreBuilder::new()?;
-        store.set_param(&param)?;
-        for certificate in &self.trusted {
-            store.add_cert(certificate.clone())?;
-        }
-        Ok(store.build())
     }
 
     /// Each certificate below the trusted one needs a list of its issuer, once there are lists at all.

@@ -16,6 +16,22 @@ use pitstop_types::UnixSeconds;
 /// Longest chain below the trusted certificate: a signer and two intermediates.
 const MAX_CHAIN_DEPTH: i32 = 4;
 
+/// Trusted certificates as a store that judges at `now`, for any purpose, chains of at most `depth` certificates below the trusted
+/// one. What a certificate is for is the caller's to look at.
+pub fn store_at(trusted: &[X509], now: UnixSeconds, depth: i32) -> Result<X509Store, ErrorStack> {
+    let mut param = X509VerifyParam::new()?;
+    param.set_time(now);
+    param.set_purpose(X509PurposeId::ANY)?;
+    param.set_depth(depth);
+    param.set_flags(X509VerifyFlags::USE_CHECK_TIME)?;
+    let mut store = X509StoreBuilder::new()?;
+    store.set_param(&param)?;
+    for certificate in trusted {
+        store.add_cert(certificate.clone())?;
+    }
+    Ok(store.build())
+}
+
 /// Trusted certificates and revocation lists.
 #[derive(Clone)]
 pub struct Keyring {
@@ -88,17 +104,7 @@ impl Keyring {
         if now <= 0 {
             return Err(SignatureError::TimeUnknown);
         }
-        let mut param = X509VerifyParam::new()?;
-        param.set_time(now);
-        param.set_purpose(X509PurposeId::ANY)?;
-        param.set_depth(MAX_CHAIN_DEPTH);
-        param.set_flags(X509VerifyFlags::USE_CHECK_TIME)?;
-        let mut store = X509StoreBuilder::new()?;
-        store.set_param(&param)?;
-        for certificate in &self.trusted {
-            store.add_cert(certificate.clone())?;
-        }
-        Ok(store.build())
+        Ok(store_at(&self.trusted, now, MAX_CHAIN_DEPTH)?)
     }
 
     /// Checks that `signer` chains to the keyring, may sign code, and is not revoked, nor an intermediate of it.
