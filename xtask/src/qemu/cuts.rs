@@ -1,5 +1,7 @@
 //! When the emulated TCU loses its power: instants from a seed, over the whole of an update.
 
+#![expect(clippy::indexing_slicing, reason = "a key of a JSON object that is absent is made")]
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -27,9 +29,9 @@ pub struct Cuts {
 /// One cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
-    /// The update's phase as it was last seen.
-    pub phase: String,
-    /// Whether the TCU was starting: then the phase is that from before the start.
+    /// The update's phase in the record on the disk, and the slot that starts next; or what is wrong with the disk.
+    pub left: Result<(String, String), String>,
+    /// Whether the TCU was starting.
     pub starting: bool,
     /// After the begin of the update.
     pub secs: u64,
@@ -37,7 +39,12 @@ pub struct Cut {
 
 impl Cut {
     pub fn report(&self) -> Value {
-        json!({ "phase": self.phase, "starting": self.starting, "after_s": self.secs })
+        let mut report = json!({ "starting": self.starting, "after_s": self.secs });
+        match &self.left {
+            Ok((phase, slot)) => (report["phase"], report["starts"]) = (phase.as_str().into(), slot.as_str().into()),
+            Err(trouble) => report["trouble"] = trouble.as_str().into(),
+        }
+        report
     }
 }
 
@@ -60,8 +67,8 @@ impl Cuts {
     }
 
     /// One was made, and the power is back.
-    pub fn make(&mut self, phase: &str, starting: bool) {
-        self.made.push(Cut { phase: phase.to_owned(), starting, secs: self.began.elapsed().as_secs() });
+    pub fn make(&mut self, left: Result<(String, String), String>, starting: bool) {
+        self.made.push(Cut { left, starting, secs: self.began.elapsed().as_secs() });
         self.plan(LATER);
     }
 
@@ -103,8 +110,8 @@ mod tests {
             while let Some(due) = one.due() {
                 assert!(due <= Instant::now() + FIRST);
                 assert!(other.due().is_some());
-                one.make("staging", false);
-                other.make("trial", true);
+                one.make(Ok(("staging".to_owned(), "A".to_owned())), false);
+                other.make(Err("torn".to_owned()), true);
             }
             assert!(other.due().is_none() && (1..=MOST as usize).contains(&one.made.len()));
             assert_eq!(one.made.len(), other.made.len());

@@ -150,7 +150,7 @@ fn open(paths: &Paths, log: &Path) -> Result<Log<BufReader<File>>, Failure> {
 /// Plays the log back and judges the disk at each flush; in the end it must be the disk that the machine left.
 fn walk(paths: &Paths, recording: &Recording) -> Result<Walk, Failure> {
     let mut log = open(paths, &recording.dir.join("writes.log"))?;
-    let mut judge = Judge::new(paths)?;
+    let mut judge = Judge::new(paths, &paths.disk())?;
     let (mut walk, mut told) = (Walk::default(), Instant::now());
     while let Some(entry) = log.next()? {
         if walk.failures.len() >= FAILURES {

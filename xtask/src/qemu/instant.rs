@@ -38,11 +38,11 @@ pub struct Seen {
 }
 
 impl Judge {
-    /// Begins with the factory's disk.
-    pub fn new(paths: &Paths) -> Result<Self, Failure> {
+    /// Begins with this disk.
+    pub fn new(paths: &Paths, disk: &Path) -> Result<Self, Failure> {
         let scratch = Scratch::new()?;
         Ok(Self {
-            volumes: Volumes::of(&paths.disk(), &places(), &scratch.0)?,
+            volumes: Volumes::of(disk, &places(), &scratch.0)?,
             records_of: Talk::start("pitstop-qemu-judge", |_| ())?,
             slots: [("A", "slot-a", paths.slot(BEFORE)), ("B", "slot-b", paths.slot(AFTER))],
             scratch,
@@ -94,6 +94,12 @@ impl Judge {
         }
         Ok(compared)
     }
+}
+
+/// Judges a disk as the power left it.
+pub fn judge(paths: &Paths, disk: &Path) -> Result<Seen, Failure> {
+    let seen = Judge::new(paths, disk)?.judge()?;
+    seen.ok_or_else(|| Failure::new("there is nothing on the disk"))
 }
 
 fn starts(environment: &Value) -> Vec<String> {

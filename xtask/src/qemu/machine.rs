@@ -109,6 +109,10 @@ impl Machine {
         Ok(true)
     }
 
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join("disk.img")
+    }
+
     pub fn console_log(&self) -> PathBuf {
         self.dir.join("console.log")
     }

@@ -157,6 +157,7 @@ pub fn update(story: &mut Story, host: &mut Host, part: &Part, factory: &Value) 
                 .iter()
                 .all(|why| why.as_str().is_some_and(|text| !text.is_empty())))
         && frames["can0"].as_u64().unwrap_or_default() > 0
+        && story.cuts().iter().all(|cut| cut.left.is_ok())
         && transitions > 0;
     Ok(json!({
         "ok": ok,
@@ -239,7 +240,7 @@ fn summary(reports: &[Value], ecus: bool) -> Value {
     let cuts: Vec<Value> = reports.iter().flat_map(all).collect();
     let mut phases = BTreeMap::new();
     for cut in &cuts {
-        let phase = cut["phase"].as_str().unwrap_or_default();
+        let phase = cut["phase"].as_str().unwrap_or("bad disk");
         let name = if cut["starting"] == true { format!("{phase}, starting") } else { phase.to_owned() };
         *phases.entry(name).or_insert(0) += 1;
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::cuts::{Cut, Cuts};
 use super::host::Host;
+use super::instant;
 use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT, LOOK};
@@ -25,6 +26,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 const RECORD: &str = "(setsid candump -L can0 vcan1 >> /data/frames.log 2>/dev/null &)";
 
 pub struct Story {
+    paths: Paths,
     machine: Machine,
     shell: Shell,
     phase: String,
@@ -52,8 +54,8 @@ impl Story {
         let machine = Machine::start_recorded(paths, &options, log)?;
         eprintln!("==> starting (console: {})", machine.console_log().display());
         let shell = machine.up(BOOT_LIMIT)?;
-        let mut story =
-            Self { machine, shell, phase: String::new(), started, cuts, restarts: 0, journal, recording: false };
+        let (paths, phase) = (paths.clone(), String::new());
+        let mut story = Self { paths, machine, shell, phase, started, cuts, restarts: 0, journal, recording: false };
         let slot = story.slot();
         story.say(&format!("slot {slot}"));
         Ok(story)
@@ -192,12 +194,22 @@ impl Story {
         self.machine.cut();
         if cuts.ecus {
             host.ask("power off")?;
+        }
+        let left = instant::judge(&self.paths, &self.machine.disk());
+        let left = left.map(|seen| (seen.phase, seen.starts.first().cloned().unwrap_or_default()));
+        let left = left.map_err(|failure| failure.text);
+        if cuts.ecus {
             host.ask("power on")?;
         }
         self.machine.power_on()?;
-        cuts.make(&self.phase, starting);
-        let (whom, when) = (if cuts.ecus { " of TCU and ECUs" } else { "" }, if starting { ", starting" } else { "" });
-        self.say(&format!("the power{whom} was cut (phase {:?}{when})", self.phase));
+        let whom = if cuts.ecus { " of TCU and ECUs" } else { "" };
+        let when = if starting { " while the TCU was starting" } else { "" };
+        let what = match &left {
+            Ok((phase, slot)) => format!("phase {phase} on the disk, slot {slot} next"),
+            Err(trouble) => format!("the disk is not good: {trouble}"),
+        };
+        cuts.make(left, starting);
+        self.say(&format!("the power{whom} was cut{when}: {what}"));
         Ok(())
     }
 
