@@ -21,17 +21,20 @@ use crate::shell::{self, Failure, Outcome, cargo, is_root, output, step, tenths,
 use crate::units;
 
 const HELP: &str = "\
-usage: cargo xtask image [--profile image|release] [--no-build] [--check] [--json]
+usage: cargo xtask image [--no-build] [--check] [--json]
 
 Makes target/tcu/disk.img: a GPT disk with EFI system partition, slots A and B and data partition, bootable by UEFI. Slot A holds
 Debian's packages of qemu/packages.txt, our programs, rootfs-overlay/ and qemu/overlay/; slot B is empty. Makes the update bundles of
 the same software too, once with the version of slot A and once with the next. Needs root, for the owners of files.
 The packages are fetched once and kept as a tarball; a change of our code makes only what follows from it anew.
 
---profile P   cargo profile of our programs: \"image\" (default, builds in minutes) or \"release\" (smaller)
 --no-build    takes our programs as they were built last
 --check       only checks the units of the image by systemd-analyze
 --json        ends with one line of JSON: paths and times";
+
+/// What a product ships, link-time optimisation included: without it every process would keep more than a megabyte of relocated
+/// tables of its own.
+pub const PROFILE: &str = "release";
 
 /// Debian packages of the building machine, each with a program or file that shows whether it is there.
 const TOOLS: &[(&str, &str)] = &[
@@ -128,18 +131,16 @@ pub fn run(args: &[String]) -> Outcome {
     if args.iter().any(|a| a == "--check") {
         return units::check();
     }
-    let at = args.iter().position(|a| a == "--profile");
-    let profile = at.and_then(|at| args.get(at + 1)).map_or("image", String::as_str);
     let paths = Paths::new();
     ensure()?;
     folder(&paths.dir)?;
     let base = root::base(&paths)?;
     let started = Instant::now();
     if !args.iter().any(|a| a == "--no-build") {
-        build_programs(profile)?;
+        build_programs()?;
     }
     let compiled = started.elapsed();
-    make(&paths, &base, profile)?;
+    make(&paths, &base)?;
     if args.iter().any(|a| a == "--json") {
         println!(
             "{}",
@@ -160,9 +161,9 @@ pub fn run(args: &[String]) -> Outcome {
 }
 
 /// Everything that follows from packages and programs.
-fn make(paths: &Paths, base: &Path, profile: &str) -> Outcome {
+fn make(paths: &Paths, base: &Path) -> Outcome {
     trust(paths)?;
-    root::tree(paths, base, profile)?;
+    root::tree(paths, base)?;
     for version in [BEFORE, AFTER] {
         root::set_version(&paths.tree(), version)?;
         disk::slot(paths, version)?;
@@ -174,8 +175,8 @@ fn make(paths: &Paths, base: &Path, profile: &str) -> Outcome {
 /// Makes the image unless nothing that it is made of has changed since: then what was found out about it still holds.
 pub fn refresh(paths: &Paths) -> Outcome {
     folder(&paths.dir)?;
-    build_programs("image")?;
-    let programs = ["pitstopd", "pitstopctl", "can-bridge"].map(|name| shell::target_dir().join("image").join(name));
+    build_programs()?;
+    let programs = ["pitstopd", "pitstopctl", "can-bridge"].map(|name| shell::target_dir().join(PROFILE).join(name));
     let sources =
         ["rootfs-overlay", "qemu", "xtask/src/image", "xtask/src/image.rs"].map(|name| workspace().join(name));
     let made = [paths.disk(), paths.bundle(BEFORE), paths.bundle(AFTER)];
@@ -226,14 +227,14 @@ pub fn ensure() -> Outcome {
     )
 }
 
-fn build_programs(profile: &str) -> Outcome {
+fn build_programs() -> Outcome {
     step(
         "programs for the image",
         cargo().args([
             "build",
             "--quiet",
             "--profile",
-            profile,
+            PROFILE,
             "-p",
             "pitstopd",
             "-p",

@@ -144,7 +144,7 @@ fn remove_others(folder: &Path, keep: &BTreeSet<PathBuf>) -> Outcome {
 }
 
 /// The whole root: base, our programs, both overlays, trust, users, enabled units.
-pub fn tree(paths: &Paths, base: &Path, profile: &str) -> Outcome {
+pub fn tree(paths: &Paths, base: &Path) -> Outcome {
     eprintln!("==> root file system");
     let tree = paths.tree();
     let _ = fs::remove_dir_all(&tree);
@@ -157,7 +157,7 @@ pub fn tree(paths: &Paths, base: &Path, profile: &str) -> Outcome {
             Command::new("cp").args(["-r", "--no-preserve=all"]).arg(overlay.join(".")).arg(&tree).output(),
         )?;
     }
-    programs(&tree, &target_dir().join(profile))?;
+    programs(&tree, &target_dir().join(super::PROFILE))?;
     trust(paths, &tree)?;
     login(paths, &tree)?;
     quiet("users", Command::new("systemd-sysusers").arg(format!("--root={}", tree.display())).output())?;
