@@ -66,6 +66,11 @@ impl Fault {
     }
 }
 
+/// The file system in that bundle.
+pub fn slot(paths: &Paths, fault: Fault) -> PathBuf {
+    paths.dir.join(format!("rootfs-{}.ext4", fault.name()))
+}
+
 /// The bundle of the faulty software, made anew when the good one is newer.
 pub fn bundle(paths: &Paths, fault: Fault) -> Result<PathBuf, Failure> {
     let bundle = paths.dir.join(format!("tcu-{}.raucb", fault.name()));
@@ -74,7 +79,7 @@ pub fn bundle(paths: &Paths, fault: Fault) -> Result<PathBuf, Failure> {
         return Ok(bundle);
     }
     eprintln!("==> software that fails: {}", fault.name());
-    let image = paths.dir.join(format!("rootfs-{}.ext4", fault.name()));
+    let image = slot(paths, fault);
     let _ = fs::remove_file(&image);
     copy(&paths.slot(AFTER), &image)?;
     change(paths, fault, &image)?;

@@ -19,6 +19,8 @@ pub struct Cuts {
     random: u64,
     left: u32,
     next: Option<Instant>,
+    /// The only cut comes so long after the TCU has restarted by itself for the n-th time.
+    in_start: Option<(u32, Duration)>,
     began: Instant,
     /// Whether the control units lose their power together with the TCU.
     pub ecus: bool,
@@ -50,9 +52,23 @@ impl Cut {
 
 impl Cuts {
     pub fn new(seed: u64, ecus: bool) -> Self {
-        let mut cuts = Self { random: seed, left: 0, next: None, began: Instant::now(), ecus, made: Vec::new() };
+        let (began, made) = (Instant::now(), Vec::new());
+        let mut cuts = Self { random: seed, left: 0, next: None, in_start: None, began, ecus, made };
         cuts.left = 1 + (cuts.number() % u64::from(MOST)) as u32;
         cuts
+    }
+
+    /// One cut alone, `later` after the TCU has restarted by itself for the `count`-th time.
+    pub fn in_start(count: u32, later: Duration) -> Self {
+        let (began, made) = (Instant::now(), Vec::new());
+        Self { random: 0, left: 0, next: None, in_start: Some((count, later)), began, ecus: false, made }
+    }
+
+    /// The TCU restarts by itself, for the `count`-th time.
+    pub fn restarted(&mut self, count: u32) {
+        if let Some((_, later)) = self.in_start.take_if(|(at, _)| *at == count) {
+            self.next = Some(Instant::now() + later);
+        }
     }
 
     /// The update begins.
@@ -99,6 +115,19 @@ impl Cuts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_only_cut_comes_after_the_restart_it_is_meant_for() {
+        let mut cuts = Cuts::in_start(2, Duration::from_secs(5));
+        cuts.begin();
+        cuts.restarted(1);
+        assert!(cuts.due().is_none());
+        cuts.restarted(2);
+        assert!(cuts.due().is_some());
+        cuts.make(Ok(("trial".to_owned(), "A".to_owned())), true);
+        cuts.restarted(2);
+        assert!(cuts.due().is_none());
+    }
 
     #[test]
     fn cuts_come_to_an_end_and_a_seed_gives_the_same_ones() {

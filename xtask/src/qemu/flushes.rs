@@ -22,7 +22,7 @@ use super::scenario::{self, Order};
 use super::story::Story;
 use super::writes::{Disk, Log};
 use super::{ANSWER_LIMIT, BOOT_LIMIT, services};
-use crate::image::{self, Paths};
+use crate::image::{self, AFTER, Paths};
 use crate::shell::{Failure, Outcome, output, tenths};
 
 /// How often the progress is told.
@@ -150,7 +150,7 @@ fn open(paths: &Paths, log: &Path) -> Result<Log<BufReader<File>>, Failure> {
 /// Plays the log back and judges the disk at each flush; in the end it must be the disk that the machine left.
 fn walk(paths: &Paths, recording: &Recording) -> Result<Walk, Failure> {
     let mut log = open(paths, &recording.dir.join("writes.log"))?;
-    let mut judge = Judge::new(paths, &paths.disk())?;
+    let mut judge = Judge::new(paths, &paths.disk(), &paths.slot(AFTER))?;
     let (mut walk, mut told) = (Walk::default(), Instant::now());
     while let Some(entry) = log.next()? {
         if walk.failures.len() >= FAILURES {

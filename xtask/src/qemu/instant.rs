@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::host::Talk;
 use super::volumes::{Volumes, check_data, check_esp};
-use crate::image::{AFTER, BEFORE, Paths, places};
+use crate::image::{BEFORE, Paths, places};
 use crate::shell::{Failure, Outcome, output};
 
 /// A disk that follows a log, and what is known of it so far.
@@ -38,13 +38,13 @@ pub struct Seen {
 }
 
 impl Judge {
-    /// Begins with this disk.
-    pub fn new(paths: &Paths, disk: &Path) -> Result<Self, Failure> {
+    /// Begins with this disk; `new` is the file system that an update writes into slot B.
+    pub fn new(paths: &Paths, disk: &Path, new: &Path) -> Result<Self, Failure> {
         let scratch = Scratch::new()?;
         Ok(Self {
             volumes: Volumes::of(disk, &places(), &scratch.0)?,
             records_of: Talk::start("pitstop-qemu-judge", |_| ())?,
-            slots: [("A", "slot-a", paths.slot(BEFORE)), ("B", "slot-b", paths.slot(AFTER))],
+            slots: [("A", "slot-a", paths.slot(BEFORE)), ("B", "slot-b", new.to_owned())],
             scratch,
             whole: BTreeSet::new(),
             environment: Value::Null,
@@ -97,8 +97,8 @@ impl Judge {
 }
 
 /// Judges a disk as the power left it.
-pub fn judge(paths: &Paths, disk: &Path) -> Result<Seen, Failure> {
-    let seen = Judge::new(paths, disk)?.judge()?;
+pub fn judge(paths: &Paths, disk: &Path, new: &Path) -> Result<Seen, Failure> {
+    let seen = Judge::new(paths, disk, new)?.judge()?;
     seen.ok_or_else(|| Failure::new("there is nothing on the disk"))
 }
 

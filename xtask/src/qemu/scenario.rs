@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -19,6 +19,11 @@ use crate::shell::{Failure, Outcome, cargo, step};
 
 /// How often the backend is asked for its end. It hears of it some seconds after the vehicle has it.
 const BACKEND_LOOKS: u32 = 30;
+
+/// Of the restarts that the TCU makes by itself with software that fails, the one after which the boot loader has fallen back.
+const FALL_BACK: u32 = 2;
+/// A cut so long after the power came, or after a restart, finds the kernel or systemd at work.
+const IN_START: Duration = Duration::from_secs(14);
 
 /// What is asked for on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +48,10 @@ impl Order {
     }
 }
 
-/// One update of a story: the TCU's bundle, and the ends it may have.
+/// One update of a story: the TCU's bundle, the file system in it, and the ends it may have.
 pub struct Part {
     bundle: PathBuf,
+    slot: PathBuf,
     ends: &'static [&'static str],
 }
 
@@ -68,14 +74,15 @@ pub fn run(paths: &Paths, order: &Order) -> Outcome {
             let fault = fault
                 .ok_or_else(|| Failure::new(format!("there is no story {name:?}; known: {}", names().join(", "))))?;
             // The next good update must succeed: nothing of the failed one may be in its way.
-            let bad = Part { bundle: faulty::bundle(paths, fault)?, ends: &["all-old"] };
-            tell(paths, order, &[bad, good(paths)], None)
+            let (bundle, slot) = (faulty::bundle(paths, fault)?, faulty::slot(paths, fault));
+            let bad = Part { bundle, slot, ends: &["all-old"] };
+            tell(paths, order, &[bad, good(paths)], Some(Cuts::in_start(FALL_BACK, IN_START)))
         }
     }
 }
 
 pub fn good(paths: &Paths) -> Part {
-    Part { bundle: paths.bundle(AFTER), ends: &["all-new"] }
+    Part { bundle: paths.bundle(AFTER), slot: paths.slot(AFTER), ends: &["all-new"] }
 }
 
 pub fn build() -> Outcome {
@@ -104,8 +111,10 @@ fn told(paths: &Paths, order: &Order, parts: &[Part], cuts: Option<Cuts>) -> Res
     let started = Instant::now();
     let mut host = Host::start(paths)?;
     let mut story = Story::begin(paths, cuts)?;
-    let updates = follow(&mut story, &mut host, parts).inspect_err(|_| story.keep_journal())?;
-    let ok = updates.len() == parts.len() && updates.iter().all(|update| update["ok"] == true);
+    let (updates, start) = follow(&mut story, &mut host, parts).inspect_err(|_| story.keep_journal())?;
+    let ok = updates.len() == parts.len()
+        && updates.iter().all(|update| update["ok"] == true)
+        && (parts.len() == 1 || (story.cuts().len() == 1 && start["same"] == true));
     if !ok {
         story.keep_journal();
     }
@@ -115,28 +124,40 @@ fn told(paths: &Paths, order: &Order, parts: &[Part], cuts: Option<Cuts>) -> Res
         "scenario": order.name,
         "outcome": updates.last().map_or(Value::Null, |last| last["outcome"].clone()),
         "updates": updates,
+        "ordinary_start": start,
         "duration_s": started.elapsed().as_secs(),
     }))
 }
 
-/// A TCU from the factory through update after update, up to the first that does not end as it should.
-fn follow(story: &mut Story, host: &mut Host, parts: &[Part]) -> Result<Vec<Value>, Failure> {
+/// A TCU from the factory through update after update, up to the first that does not end as it should. After more than one it must
+/// also start as before, though the power is cut in that.
+fn follow(story: &mut Story, host: &mut Host, parts: &[Part]) -> Result<(Vec<Value>, Value), Failure> {
     story.provision(&host.token)?;
     let factory = story.ecus()?;
     let mut updates = Vec::new();
     for part in parts {
         updates.push(update(story, host, part, &factory)?);
         if updates.last().is_none_or(|last| last["ok"] != true) {
-            break;
+            return Ok((updates, Value::Null));
         }
     }
-    Ok(updates)
+    let start = if parts.len() > 1 { cut_an_ordinary_start(story, host)? } else { Value::Null };
+    Ok((updates, start))
+}
+
+/// The power goes twice, from the running TCU and in the middle of the start after it: nothing may be otherwise afterwards.
+fn cut_an_ordinary_start(story: &mut Story, host: &mut Host) -> Result<Value, Failure> {
+    let before = story.standing()?;
+    story.cut_a_start(host, IN_START)?;
+    let after = story.standing()?;
+    Ok(json!({ "same": before == after, "before": before, "after": after }))
 }
 
 /// One update from the campaign to the backend's last word.
 pub fn update(story: &mut Story, host: &mut Host, part: &Part, factory: &Value) -> Result<Value, Failure> {
     let before = story.ecus()?;
     story.record_frames()?;
+    story.new_software.clone_from(&part.slot);
     host.ask(&format!("campaign {}", part.bundle.display()))?;
     story.say("campaign started");
     let entry = story.until_ended(host)?;

@@ -14,7 +14,7 @@ use super::instant;
 use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT, LOOK};
-use crate::image::Paths;
+use crate::image::{AFTER, Paths};
 use crate::shell::{Failure, Outcome};
 
 /// Longest one update may take, cuts and fall-backs included.
@@ -35,6 +35,8 @@ pub struct Story {
     /// Restarts that the TCU made by itself.
     pub restarts: u32,
     journal: PathBuf,
+    /// The file system that the update under way writes into slot B.
+    pub new_software: PathBuf,
     /// Whether candump is to be there after each start.
     recording: bool,
 }
@@ -54,8 +56,18 @@ impl Story {
         let machine = Machine::start_recorded(paths, &options, log)?;
         eprintln!("==> starting (console: {})", machine.console_log().display());
         let shell = machine.up(BOOT_LIMIT)?;
-        let (paths, phase) = (paths.clone(), String::new());
-        let mut story = Self { paths, machine, shell, phase, started, cuts, restarts: 0, journal, recording: false };
+        let mut story = Self {
+            paths: paths.clone(),
+            machine,
+            shell,
+            phase: String::new(),
+            started,
+            cuts,
+            restarts: 0,
+            journal,
+            new_software: paths.slot(AFTER),
+            recording: false,
+        };
         let slot = story.slot();
         story.say(&format!("slot {slot}"));
         Ok(story)
@@ -174,8 +186,7 @@ impl Story {
     pub fn watch_power(&mut self, host: &mut Host) -> Outcome {
         loop {
             if self.machine.restarted()? {
-                self.restarts += 1;
-                self.say("the TCU restarts");
+                self.restarted("the TCU restarts");
             } else if self.cut_is_due() {
                 self.cut(host, false)?;
             } else if self.shell.run("true", SILENCE).is_ok() {
@@ -183,6 +194,30 @@ impl Story {
             }
             self.rise(host)?;
         }
+    }
+
+    fn restarted(&mut self, text: &str) {
+        self.restarts += 1;
+        self.say(text);
+        if let Some(cuts) = &mut self.cuts {
+            cuts.restarted(self.restarts);
+        }
+    }
+
+    /// What no start may change.
+    pub fn standing(&mut self) -> Result<Value, Failure> {
+        let (ecus, slot, release) = (self.ecus()?, self.slot(), self.release()?);
+        let (slots, history) = (self.json("pitstopctl --json slots")?, self.json("pitstopctl --json history")?);
+        Ok(json!({ "ecus": ecus, "slot": slot, "release": release, "slots": slots, "history": history }))
+    }
+
+    /// Cuts the power of the running TCU, and again in the start that follows.
+    pub fn cut_a_start(&mut self, host: &mut Host, later: Duration) -> Outcome {
+        self.machine.power_on()?;
+        std::thread::sleep(later);
+        self.machine.power_on()?;
+        self.say("the power was cut, and again in the start after it");
+        self.rise(host)
     }
 
     fn cut_is_due(&self) -> bool {
@@ -195,7 +230,7 @@ impl Story {
         if cuts.ecus {
             host.ask("power off")?;
         }
-        let left = instant::judge(&self.paths, &self.machine.disk());
+        let left = instant::judge(&self.paths, &self.machine.disk(), &self.new_software);
         let left = left.map(|seen| (seen.phase, seen.starts.first().cloned().unwrap_or_default()));
         let left = left.map_err(|failure| failure.text);
         if cuts.ecus {
@@ -229,8 +264,7 @@ impl Story {
                 return Ok(());
             }
             if self.machine.restarted()? {
-                self.restarts += 1;
-                self.say("the TCU restarts again");
+                self.restarted("the TCU restarts again");
             } else if self.cut_is_due() {
                 self.cut(host, true)?;
             }
