@@ -153,14 +153,15 @@ fn ids(answer: &Value) -> Vec<&str> {
 }
 
 /// The simulated vehicle as QEMU's buses allow it. An emulated SJA1000 keeps 64 bytes, five frames, and its bus takes no time: a
-/// sixth frame before the guest has read the first is lost. So ECUs on the classic bus take four at a time.
+/// sixth frame before the guest has read the first is lost. So ECUs on the classic bus take four at a time; and short blocks, because a
+/// lost frame costs the block that it belongs to.
 fn vehicle(dir: &Path, demonstration: &Path) -> anyhow::Result<PathBuf> {
     let text = std::fs::read_to_string(demonstration).context("reading the simulated vehicle")?;
     let folder = demonstration.parent().context("a file lies in a folder")?;
     let classic = r#"address = { kind = "can", bus = "can0""#;
     anyhow::ensure!(text.contains(classic), "no ECU is on can0");
     let text = text
-        .replace(classic, &format!("frames_per_block = 4\n{classic}"))
+        .replace(classic, &format!("frames_per_block = 4\nmax_block = 514\n{classic}"))
         .replace("dbc = \"", &format!("dbc = \"{}/", folder.display()));
     let file = dir.join("vehicle.toml");
     std::fs::write(&file, text)?;
