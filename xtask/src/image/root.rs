@@ -37,10 +37,14 @@ const UNUSED: &[&str] = &[
     "var/lib/dpkg",
 ];
 
-/// The initial file system loads just what it takes to mount the root.
-const INITRD_SETTINGS: &str = r#"mkdir -p "$1/etc/initramfs-tools/conf.d"
+/// The initial file system loads just what it takes to mount the root, and starts the watchdog: systemd takes it over, but until then,
+/// or if there is none (Debian's script would run a shell in its place), nobody else notices that a slot does not start. Closing the
+/// device without the letter V leaves the watchdog running (kernel, watchdog-api).
+const INITRD_SETTINGS: &str = r#"mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/etc/initramfs-tools/scripts/init-premount"
 printf 'MODULES=list\nRESUME=none\nCOMPRESS=zstd\n' > "$1/etc/initramfs-tools/conf.d/pitstop.conf"
-printf 'virtio_pci\nvirtio_blk\next4\ncrc32c_generic\n' > "$1/etc/initramfs-tools/modules""#;
+printf 'virtio_pci\nvirtio_blk\next4\ncrc32c_generic\ni6300esb heartbeat=60\n' > "$1/etc/initramfs-tools/modules"
+printf '#!/bin/sh\n[ "$1" = prereqs ] || echo > /dev/watchdog\n' > "$1/etc/initramfs-tools/scripts/init-premount/watchdog"
+chmod 755 "$1/etc/initramfs-tools/scripts/init-premount/watchdog""#;
 
 /// The services, each started by a name of its own.
 pub const SERVICES: &[&str] = &[

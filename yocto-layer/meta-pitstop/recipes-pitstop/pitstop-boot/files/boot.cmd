@@ -35,7 +35,7 @@ fi
 echo "Starting slot ${pitstop_slot}"
 # Before the kernel is loaded, so that a slot that hangs has used its try.
 saveenv
-setenv bootargs "root=PARTLABEL=${pitstop_name} ro rootwait panic=10 rauc.slot=${pitstop_slot} ${extra_cmdline}"
+setenv bootargs "root=PARTLABEL=${pitstop_name} ro rootwait init=/sbin/init panic=10 rauc.slot=${pitstop_slot} ${extra_cmdline}"
 load ${pitstop_dev}:${pitstop_part} ${kernel_addr_r} boot/vmlinuz
 # The slot's device tree where the board names one, else U-Boot's own.
 if test -n "${fdtfile}"; then
