@@ -42,7 +42,8 @@ impl Fault {
             Self::NoBoot => vec!["rm /usr/lib/systemd/systemd".to_owned()],
             Self::Hang => {
                 // systemd freezes when it crashes, and feeds the watchdog no more.
-                let unit = "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/kill -SEGV 1\n";
+                let unit =
+                    "[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/bin/sh -c 'kill -SEGV 1'\n";
                 vec![
                     format!("cd {units}"),
                     format!("write {} hang.service", file("hang.service", unit)?),
