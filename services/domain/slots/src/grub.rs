@@ -91,7 +91,8 @@ impl GrubVars {
     }
 
     /// Line for line what the boot script does: every slot it looks at counts as tried, the first that was marked good
-    /// and not tried is taken. If there is none, tries are given back and the last resort entry takes the first marked good.
+    /// and not tried is taken. If there is none, tries are given back and the last resort entry takes the first marked good,
+    /// which counts as tried again: if nobody vouches for it this time either, the next start is another good slot's.
     pub(crate) fn boot(&mut self) -> Boot {
         for slot in self.order.clone() {
             let before = self.flags(&slot);
@@ -103,8 +104,11 @@ impl GrubVars {
         for flags in &mut self.flags {
             flags.tried &= !flags.ok;
         }
-        match self.order.iter().find(|slot| self.flags(slot).ok) {
-            Some(slot) => Boot { slot: slot.clone(), why: Why::LastResort },
+        match self.order.iter().find(|slot| self.flags(slot).ok).cloned() {
+            Some(slot) => {
+                self.set(&slot, Flags { ok: true, tried: true });
+                Boot { slot, why: Why::LastResort }
+            }
             None => Boot { slot: self.order.first().unwrap_or(self.slots.names()[0]).clone(), why: Why::NoneGood },
         }
     }
@@ -172,10 +176,25 @@ mod tests {
     }
 
     #[test]
-    fn the_last_resort_takes_the_first_good_one_and_gives_tries_back() {
+    fn the_last_resort_keeps_the_only_good_slot_starting() {
         let mut vars = vars("A B", [0, 0, 1, 1]);
-        assert_eq!(boot(&mut vars), "B LastResort");
+        for _ in 0..3 {
+            assert_eq!(boot(&mut vars), "B LastResort");
+            assert!(vars.was_tried(&name("B")));
+        }
+    }
+
+    /// The power goes in the start after a fall-back: the slot that failed is started once more, but nobody may take it for one
+    /// that was vouched for, and the good one is next.
+    #[test]
+    fn the_last_resort_vouches_for_nobody() {
+        let mut vars = vars("B A", [1, 0, 1, 0]);
         assert_eq!(boot(&mut vars), "B Preferred");
+        assert_eq!(boot(&mut vars), "A Preferred");
+        assert_eq!(boot(&mut vars), "B LastResort");
+        assert!(vars.was_tried(&name("B")));
+        assert_eq!(vars.health(&name("A")), Health::Good);
+        assert_eq!(boot(&mut vars), "A Preferred");
     }
 
     #[test]
