@@ -250,8 +250,10 @@ impl Story {
 
     /// Waits for the services, unless the power is to go before, or the machine restarts meanwhile.
     fn rise(&mut self, host: &mut Host) -> Outcome {
-        let deadline = Instant::now() + BOOT_LIMIT;
-        while Instant::now() < deadline {
+        // Each start has its own time; all of them together are bound as the story is.
+        let last = Instant::now() + STORY_LIMIT;
+        let mut deadline = Instant::now() + BOOT_LIMIT;
+        while Instant::now() < deadline.min(last) {
             let left = self.cuts.as_ref().and_then(Cuts::due).map(|due| due.saturating_duration_since(Instant::now()));
             if let Ok(shell) = self.machine.up(left.unwrap_or(LOOK * 5).min(LOOK * 5)) {
                 self.shell = shell;
@@ -265,8 +267,10 @@ impl Story {
             }
             if self.machine.restarted()? {
                 self.restarted("the TCU restarts again");
+                deadline = Instant::now() + BOOT_LIMIT;
             } else if self.cut_is_due() {
                 self.cut(host, true)?;
+                deadline = Instant::now() + BOOT_LIMIT;
             }
         }
         Err(Failure::new(format!("the TCU does not come up; see {}", self.machine.console_log().display())))
