@@ -111,7 +111,7 @@ fn smoke(paths: &Paths, as_json: bool) -> Outcome {
     let failed = shell.run("systemctl --failed --plain --no-legend", ANSWER_LIMIT)?.text;
     shell.send("systemctl poweroff")?;
     machine.wait_for_end(ANSWER_LIMIT)?;
-    let slot = command_line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).unwrap_or_default();
+    let slot = named_slot(&command_line);
     let active = services.iter().filter(|(_, state)| *state == "active").count();
     let parsed: Value = serde_json::from_str(status.text.trim()).unwrap_or(Value::Null);
     let ok = slot == "A"
@@ -143,6 +143,11 @@ fn smoke(paths: &Paths, as_json: bool) -> Outcome {
         status.code,
         status.text
     )))
+}
+
+/// The slot that the boot loader named on the kernel's command line; empty if it named none.
+fn named_slot(command_line: &str) -> &str {
+    command_line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).unwrap_or_default()
 }
 
 /// Name and state of each unit of `systemctl list-units`.

@@ -75,8 +75,7 @@ pub fn slot(paths: &Paths, fault: Fault) -> PathBuf {
 /// The bundle of the faulty software, made anew when the good one is newer.
 pub fn bundle(paths: &Paths, fault: Fault) -> Result<PathBuf, Failure> {
     let bundle = paths.dir.join(format!("tcu-{}.raucb", fault.name()));
-    let time = |path: &Path| fs::metadata(path).and_then(|data| data.modified()).ok();
-    if time(&bundle).is_some_and(|made| time(&paths.bundle(AFTER)).is_some_and(|good| made > good)) {
+    if !super::newer(paths, &bundle) {
         return Ok(bundle);
     }
     eprintln!("==> software that fails: {}", fault.name());

@@ -60,8 +60,7 @@ impl Cuts {
 
     /// One cut alone, `later` after the TCU has restarted by itself for the `count`-th time.
     pub fn in_start(count: u32, later: Duration) -> Self {
-        let (began, made) = (Instant::now(), Vec::new());
-        Self { random: 0, left: 0, next: None, in_start: Some((count, later)), began, ecus: false, made }
+        Self { left: 0, in_start: Some((count, later)), ..Self::new(0, false) }
     }
 
     /// The TCU restarts by itself, for the `count`-th time.

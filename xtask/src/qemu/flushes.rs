@@ -21,7 +21,7 @@ use super::machine::{Console, Machine, Options};
 use super::scenario::{self, Order};
 use super::story::Story;
 use super::writes::{Disk, Log};
-use super::{ANSWER_LIMIT, BOOT_LIMIT, services};
+use super::{ANSWER_LIMIT, BOOT_LIMIT, named_slot, services};
 use crate::image::{self, AFTER, Paths};
 use crate::shell::{Failure, Outcome, output, tenths};
 
@@ -279,7 +279,7 @@ fn boot(paths: &Paths, recording: &Recording, disk: &Path, point: &Point) -> Res
     let started = Instant::now();
     let mut shell = machine.up(BOOT_LIMIT)?;
     let line = shell.must("cat /proc/cmdline", ANSWER_LIMIT)?;
-    let slot = line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).unwrap_or_default().to_owned();
+    let slot = named_slot(&line);
     let units = shell.must("systemctl list-units --plain --no-legend --all 'pitstop-*.service'", ANSWER_LIMIT)?;
     let active = services(&units).iter().filter(|(_, state)| *state == "active").count();
     let mut ask = |what: &str| {
@@ -293,7 +293,7 @@ fn boot(paths: &Paths, recording: &Recording, disk: &Path, point: &Point) -> Res
     let ok = slot == point.slot
         && active == image::SERVICES.len()
         && status["phase"].is_string()
-        && booted.is_some_and(|booted| booted["name"] == slot.as_str())
+        && booted.is_some_and(|booted| booted["name"] == slot)
         && failed.trim().is_empty();
     Ok(json!({
         "ok": ok,

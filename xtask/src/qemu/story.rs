@@ -13,7 +13,7 @@ use super::host::Host;
 use super::instant;
 use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
-use super::{ANSWER_LIMIT, BOOT_LIMIT, LOOK};
+use super::{ANSWER_LIMIT, BOOT_LIMIT, LOOK, named_slot};
 use crate::image::{AFTER, Paths};
 use crate::shell::{Failure, Outcome};
 
@@ -101,8 +101,7 @@ impl Story {
 
     /// The slot that runs, as the boot loader named it.
     pub fn slot(&mut self) -> String {
-        let line = self.must("cat /proc/cmdline").unwrap_or_default();
-        line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).unwrap_or_default().to_owned()
+        named_slot(&self.must("cat /proc/cmdline").unwrap_or_default()).to_owned()
     }
 
     /// The version in the running slot's own file system.
