@@ -1,5 +1,7 @@
 //! Boots the image in QEMU: firmware, GRUB, kernel and services as on the vehicle, with a TPM, a watchdog and CAN controllers.
 
+#![expect(clippy::indexing_slicing, reason = "a key of a JSON object that is absent is made")]
+
 mod arguments;
 mod cuts;
 mod flushes;
@@ -12,6 +14,7 @@ mod machine;
 mod monitor;
 mod scenario;
 mod shell;
+mod started;
 mod story;
 mod volumes;
 mod workshop;
@@ -19,12 +22,11 @@ mod writes;
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use crate::image::{self, Paths};
 use crate::shell::{Failure, Outcome, tenths};
 use arguments::Wish;
 use machine::{Console, Machine, Options};
+use started::Started;
 
 const HELP: &str = "\
 usage: cargo xtask qemu [--fresh] | --smoke [--json] | --inside
@@ -97,61 +99,31 @@ pub fn run(args: &[String]) -> Outcome {
 
 /// One start from the factory's disk, judged from outside.
 fn smoke(paths: &Paths, as_json: bool) -> Outcome {
-    let started = Instant::now();
+    let began = Instant::now();
     let dir = paths.dir.join("smoke");
     let mut machine = Machine::start(paths, &Options { dir, fresh: true, console: Console::Log, disks: Vec::new() })?;
     eprintln!("==> starting (console: {})", machine.console_log().display());
     let mut shell = machine.up(BOOT_LIMIT)?;
-    let booted = started.elapsed();
+    let booted = began.elapsed();
     eprintln!("    pitstop.target: {:.1} s", booted.as_secs_f32());
-    let command_line = shell.run("cat /proc/cmdline", ANSWER_LIMIT)?.text;
-    let units = shell.run("systemctl list-units --plain --no-legend --all 'pitstop-*.service'", ANSWER_LIMIT)?.text;
-    let services = services(&units);
-    let status = shell.run("pitstopctl status --json", ANSWER_LIMIT)?;
-    let failed = shell.run("systemctl --failed --plain --no-legend", ANSWER_LIMIT)?.text;
+    let started = Started::look(&mut shell)?;
     shell.send("systemctl poweroff")?;
     machine.wait_for_end(ANSWER_LIMIT)?;
-    let slot = named_slot(&command_line);
-    let active = services.iter().filter(|(_, state)| *state == "active").count();
-    let parsed: Value = serde_json::from_str(status.text.trim()).unwrap_or(Value::Null);
-    let ok = slot == "A"
-        && active == image::SERVICES.len()
-        && status.code == 0
-        && parsed.is_object()
-        && failed.trim().is_empty();
+    let ok = started.is_good("A");
+    let mut report = started.report();
+    report["ok"] = ok.into();
+    (report["boot_secs"], report["total_secs"]) = (tenths(booted).into(), tenths(began.elapsed()).into());
     if as_json {
-        println!(
-            "{}",
-            json!({
-                "ok": ok,
-                "slot": slot,
-                "boot_secs": tenths(booted),
-                "total_secs": tenths(started.elapsed()),
-                "services": services.iter().map(|(name, state)| json!({ "unit": name, "state": state })).collect::<Vec<_>>(),
-                "failed_units": failed.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>(),
-                "status": parsed,
-            })
-        );
+        println!("{report}");
     }
     if ok {
-        eprintln!("    slot {slot}, {active} services active, status answered");
+        eprintln!("    slot A, {} services active, status answered", started.active());
         return Ok(());
     }
-    Err(Failure::new(format!(
-        "slot {slot:?}, {active} of {} services active, status ended with {}\nunits:\n{units}\nfailed:\n{failed}\nstatus:\n{}",
-        image::SERVICES.len(),
-        status.code,
-        status.text
-    )))
+    Err(Failure::new(format!("the start is not as it must be: {report:#}")))
 }
 
 /// The slot that the boot loader named on the kernel's command line; empty if it named none.
 fn named_slot(command_line: &str) -> &str {
     command_line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).unwrap_or_default()
-}
-
-/// Name and state of each unit of `systemctl list-units`.
-fn services(listed: &str) -> Vec<(String, &str)> {
-    let columns = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    columns.filter_map(|words| Some(((*words.first()?).to_owned(), *words.get(2)?))).collect()
 }

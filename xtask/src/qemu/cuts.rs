@@ -1,4 +1,4 @@
-//! When the emulated TCU loses its power: instants from a seed, over the whole of an update.
+//! When the emulated TCU loses its power: instants from a seed, as many in the short parts of an update as in the long ones.
 
 #![expect(clippy::indexing_slicing, reason = "a key of a JSON object that is absent is made")]
 
@@ -6,21 +6,50 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// An update takes about three minutes; the first cut falls anywhere into it.
-const FIRST: Duration = Duration::from_secs(210);
-/// Later ones after the power came back: some into the start, some into the work.
-const LATER: Duration = Duration::from_secs(120);
-/// After so many the update may end.
-const MOST: u32 = 4;
+/// Cuts of one update at most; then it may end.
+const MOST: u64 = 4;
+/// Cuts after the first come within so many starts after the power came back: some in the start, some in the work.
+const LATER: f32 = 2.5;
+
+/// A part of an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// From the campaign on: fetch, admission, staging.
+    Begin,
+    /// The control units are flashed and the slot is activated.
+    Activation,
+    /// The TCU restarts by itself.
+    Restart,
+    /// The TCU is up again: health check and commit.
+    Trial,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Begin, Self::Activation, Self::Restart, Self::Trial];
+
+    /// How long it takes, in starts of the TCU: so a slow machine has its cuts in the same places as a quick one.
+    fn starts(self) -> f32 {
+        match self {
+            Self::Begin => 1.8,
+            Self::Activation => 1.2,
+            Self::Restart => 1.3,
+            Self::Trial => 0.3,
+        }
+    }
+}
 
 /// The cuts of one update.
 #[derive(Debug)]
 pub struct Cuts {
     random: u64,
-    left: u32,
+    left: u64,
     next: Option<Instant>,
+    /// The first cut comes in this part.
+    first: Option<Part>,
     /// The only cut comes so long after the TCU has restarted by itself for the n-th time.
     in_start: Option<(u32, Duration)>,
+    /// How long a start takes on this machine.
+    start: Duration,
     began: Instant,
     /// Whether the control units lose their power together with the TCU.
     pub ecus: bool,
@@ -53,14 +82,38 @@ impl Cut {
 impl Cuts {
     pub fn new(seed: u64, ecus: bool) -> Self {
         let (began, made) = (Instant::now(), Vec::new());
-        let mut cuts = Self { random: seed, left: 0, next: None, in_start: None, began, ecus, made };
-        cuts.left = 1 + (cuts.number() % u64::from(MOST)) as u32;
+        let mut cuts = Self {
+            random: seed,
+            left: 0,
+            next: None,
+            first: None,
+            in_start: None,
+            start: Duration::ZERO,
+            began,
+            ecus,
+            made,
+        };
+        cuts.left = 1 + cuts.number() % MOST;
+        cuts.first = Part::ALL.into_iter().nth((cuts.number() % Part::ALL.len() as u64) as usize);
         cuts
     }
 
     /// One cut alone, `later` after the TCU has restarted by itself for the `count`-th time.
     pub fn in_start(count: u32, later: Duration) -> Self {
-        Self { left: 0, in_start: Some((count, later)), ..Self::new(0, false) }
+        Self { left: 0, first: None, in_start: Some((count, later)), ..Self::new(0, false) }
+    }
+
+    /// The update begins; the TCU's start took so long.
+    pub fn begin(&mut self, start: Duration) {
+        (self.began, self.start) = (Instant::now(), start);
+        self.enters(Part::Begin);
+    }
+
+    /// A part of the update begins.
+    pub fn enters(&mut self, part: Part) {
+        if self.first.take_if(|first| *first == part).is_some() {
+            self.plan(part.starts());
+        }
     }
 
     /// The TCU restarts by itself, for the `count`-th time.
@@ -68,15 +121,10 @@ impl Cuts {
         if let Some((_, later)) = self.in_start.take_if(|(at, _)| *at == count) {
             self.next = Some(Instant::now() + later);
         }
+        self.enters(Part::Restart);
     }
 
-    /// The update begins.
-    pub fn begin(&mut self) {
-        self.began = Instant::now();
-        self.plan(FIRST);
-    }
-
-    /// When the next is due; `None`: never again.
+    /// When the next is due; `None`: not now.
     pub fn due(&self) -> Option<Instant> {
         self.next
     }
@@ -89,15 +137,16 @@ impl Cuts {
 
     /// No more of them.
     pub fn end(&mut self) {
-        (self.left, self.next) = (0, None);
+        (self.left, self.next, self.first) = (0, None, None);
     }
 
-    fn plan(&mut self, within: Duration) {
+    fn plan(&mut self, starts: f32) {
         self.next = None;
         if self.left > 0 {
             self.left -= 1;
-            let millis = self.number() % (within.as_millis() as u64);
-            self.next = Some(Instant::now() + Duration::from_millis(millis));
+            // 24 bits are what such a number holds exactly.
+            let share = (self.number() >> 40) as f32 / (1 << 24) as f32;
+            self.next = Some(Instant::now() + self.start.mul_f32(starts * share));
         }
     }
 
@@ -115,10 +164,13 @@ impl Cuts {
 mod tests {
     use super::*;
 
+    const START: Duration = Duration::from_secs(40);
+
     #[test]
     fn the_only_cut_comes_after_the_restart_it_is_meant_for() {
         let mut cuts = Cuts::in_start(2, Duration::from_secs(5));
-        cuts.begin();
+        cuts.begin(START);
+        cuts.enters(Part::Activation);
         cuts.restarted(1);
         assert!(cuts.due().is_none());
         cuts.restarted(2);
@@ -128,23 +180,54 @@ mod tests {
         assert!(cuts.due().is_none());
     }
 
+    /// The part with the first cut, and how long after the begin of it, in starts.
+    fn first(cuts: &mut Cuts) -> (Part, f32) {
+        cuts.begin(START);
+        for part in Part::ALL {
+            if part == Part::Restart {
+                cuts.restarted(1)
+            } else {
+                cuts.enters(part)
+            }
+            if let Some(due) = cuts.due() {
+                return (part, due.saturating_duration_since(Instant::now()).as_secs_f32() / START.as_secs_f32());
+            }
+        }
+        panic!("no part has a cut: {cuts:?}");
+    }
+
     #[test]
-    fn cuts_come_to_an_end_and_a_seed_gives_the_same_ones() {
-        let mut counts = std::collections::BTreeSet::new();
-        for seed in 0..50 {
+    fn every_part_has_its_cuts_and_a_seed_gives_the_same_ones() {
+        let (mut counts, mut parts) = (std::collections::BTreeSet::new(), [0; 4]);
+        for seed in 0..80 {
             let (mut one, mut other) = (Cuts::new(seed, false), Cuts::new(seed, true));
-            one.begin();
-            other.begin();
-            while let Some(due) = one.due() {
-                assert!(due <= Instant::now() + FIRST);
+            let ((part, when), (same, again)) = (first(&mut one), first(&mut other));
+            assert_eq!(part, same);
+            assert!((when - again).abs() < 0.1 && when <= part.starts());
+            parts[Part::ALL.iter().position(|known| *known == part).unwrap()] += 1;
+            while one.due().is_some() {
                 assert!(other.due().is_some());
                 one.make(Ok(("staging".to_owned(), "A".to_owned())), false);
                 other.make(Err("torn".to_owned()), true);
+                // A part that is entered again changes nothing.
+                one.enters(part);
+                other.enters(part);
             }
             assert!(other.due().is_none() && (1..=MOST as usize).contains(&one.made.len()));
             assert_eq!(one.made.len(), other.made.len());
             counts.insert(one.made.len());
         }
-        assert_eq!(counts.len(), MOST as usize);
+        assert!(counts.len() == MOST as usize && parts.iter().all(|count| *count > 5), "{counts:?} {parts:?}");
+    }
+
+    #[test]
+    fn an_update_that_ended_is_not_cut() {
+        let mut cuts = Cuts::new(1, false);
+        cuts.begin(START);
+        cuts.end();
+        for part in Part::ALL {
+            cuts.enters(part);
+        }
+        assert!(cuts.due().is_none());
     }
 }

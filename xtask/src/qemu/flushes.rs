@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 
 use super::host::Host;
 use super::instant::Judge;
-use super::machine::{Console, Machine, Options};
+use super::machine::{Console, Machine, Options, sparse_copy};
 use super::scenario::{self, Order};
+use super::started::Started;
 use super::story::Story;
 use super::writes::{Disk, Log};
-use super::{ANSWER_LIMIT, BOOT_LIMIT, named_slot, services};
+use super::{ANSWER_LIMIT, BOOT_LIMIT};
 use crate::image::{self, AFTER, Paths};
 use crate::shell::{Failure, Outcome, output, tenths};
 
@@ -246,7 +247,7 @@ impl Disk for Raw {
 fn boot_some(paths: &Paths, recording: &Recording, walk: &Walk, count: usize) -> Result<Vec<Value>, Failure> {
     let disk = recording.dir.join("replayed.img");
     let failed = |e: std::io::Error| Failure::new(format!("{}: {e}", disk.display()));
-    output(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(paths.disk()).arg(&disk))?;
+    sparse_copy(&paths.disk(), &disk)?;
     let mut raw = Raw(File::options().write(true).open(&disk).map_err(failed)?);
     let mut log = open(paths, &recording.dir.join("writes.log"))?;
     let mut told = Vec::new();
@@ -271,40 +272,23 @@ fn boot(paths: &Paths, recording: &Recording, disk: &Path, point: &Point) -> Res
     let dir = recording.dir.join("start");
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).map_err(|e| Failure::new(format!("{}: {e}", dir.display())))?;
-    output(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(disk).arg(dir.join("disk.img")))?;
+    sparse_copy(disk, &dir.join("disk.img"))?;
     let kept = [recording.dir.join("tpm"), recording.dir.join("efi-variables.fd")];
     output(Command::new("cp").arg("-a").args(kept).arg(&dir))?;
     let options = Options { dir, fresh: false, console: Console::Log, disks: Vec::new() };
     let mut machine = Machine::start(paths, &options)?;
     let started = Instant::now();
     let mut shell = machine.up(BOOT_LIMIT)?;
-    let line = shell.must("cat /proc/cmdline", ANSWER_LIMIT)?;
-    let slot = named_slot(&line);
-    let units = shell.must("systemctl list-units --plain --no-legend --all 'pitstop-*.service'", ANSWER_LIMIT)?;
-    let active = services(&units).iter().filter(|(_, state)| *state == "active").count();
-    let mut ask = |what: &str| {
-        let text = shell.must(&format!("pitstopctl --json {what}"), ANSWER_LIMIT)?;
-        serde_json::from_str::<Value>(text.trim()).map_err(|e| Failure::new(format!("{what}: {e}\n{text}")))
-    };
-    let (status, slots) = (ask("status")?, ask("slots")?);
-    let failed = shell.must("systemctl --failed --plain --no-legend", ANSWER_LIMIT)?;
+    let start = Started::look(&mut shell)?;
+    let slots = shell.must("pitstopctl --json slots", ANSWER_LIMIT)?;
     machine.cut();
+    let slots: Value = serde_json::from_str(slots.trim()).map_err(|e| Failure::new(format!("slots: {e}\n{slots}")))?;
     let booted = slots.as_array().into_iter().flatten().find(|slot| slot["booted"] == true);
-    let ok = slot == point.slot
-        && active == image::SERVICES.len()
-        && status["phase"].is_string()
-        && booted.is_some_and(|booted| booted["name"] == slot)
-        && failed.trim().is_empty();
-    Ok(json!({
-        "ok": ok,
-        "slot": slot,
-        "expected": point.slot,
-        "active": active,
-        "phase": status["phase"],
-        "slots": slots,
-        "failed_units": failed.trim(),
-        "secs": tenths(started.elapsed()),
-    }))
+    let mut report = start.report();
+    report["ok"] = (start.is_good(&point.slot) && booted.is_some_and(|booted| booted["name"] == point.slot)).into();
+    report["expected"] = point.slot.as_str().into();
+    (report["slots"], report["secs"]) = (slots, tenths(started.elapsed()).into());
+    Ok(report)
 }
 
 #[cfg(test)]

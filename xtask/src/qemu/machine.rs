@@ -72,7 +72,7 @@ impl Machine {
         for (from, name) in [(paths.disk(), "disk.img"), (PathBuf::from(FIRMWARE_VARIABLES), "efi-variables.fd")] {
             let to = dir.join(name);
             if !to.is_file() {
-                output(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(from).arg(&to))?;
+                sparse_copy(&from, &to)?;
             }
         }
         let disks = options.disks.clone();
@@ -172,6 +172,11 @@ impl Drop for Machine {
         self.cut();
         let _ = fs::remove_dir_all(&self.sockets);
     }
+}
+
+/// Copies a disk without the blocks that hold nothing.
+pub fn sparse_copy(from: &Path, to: &Path) -> Outcome {
+    output(Command::new("cp").args(["--reflink=auto", "--sparse=always"]).arg(from).arg(to)).map(drop)
 }
 
 /// A program that ends when we do, however that happens.

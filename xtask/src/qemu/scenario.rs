@@ -274,6 +274,7 @@ fn summary(reports: &[Value], ecus: bool) -> Value {
         "all_new": count("all-new"),
         "all_old": count("all-old"),
         "cuts": cuts.len(),
+        "without_cut": reports.iter().filter(|report| all(report).is_empty()).count(),
         "phases": phases,
         "seconds": reports.iter().filter_map(|report| report["duration_s"].as_u64()).sum::<u64>(),
     })
@@ -295,6 +296,7 @@ mod tests {
         let summary = summary(&reports, true);
         assert_eq!(summary["phases"], json!({ "staging": 2, "staging, starting": 1, "trial": 1 }));
         assert_eq!((&summary["cuts"], &summary["failed"], &summary["ok"]), (&json!(4), &json!(1), &json!(false)));
+        assert_eq!(summary["without_cut"], 1);
         assert_eq!((&summary["all_new"], &summary["all_old"]), (&json!(1), &json!(1)));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::cuts::{Cut, Cuts};
+use super::cuts::{Cut, Cuts, Part};
 use super::host::Host;
 use super::instant;
 use super::machine::{Console, Machine, Options};
@@ -31,6 +31,8 @@ pub struct Story {
     shell: Shell,
     phase: String,
     started: Instant,
+    /// How long the first start took.
+    first_start: Duration,
     cuts: Option<Cuts>,
     /// Restarts that the TCU made by itself.
     pub restarts: u32,
@@ -62,6 +64,7 @@ impl Story {
             shell,
             phase: String::new(),
             started,
+            first_start: started.elapsed(),
             cuts,
             restarts: 0,
             journal,
@@ -156,7 +159,7 @@ impl Story {
         let hint = Instant::now() + HINT_PATIENCE;
         let mut told_to_check = false;
         if let Some(cuts) = &mut self.cuts {
-            cuts.begin();
+            cuts.begin(self.first_start);
         }
         while Instant::now() < deadline {
             self.watch_power(host)?;
@@ -200,6 +203,12 @@ impl Story {
         self.say(text);
         if let Some(cuts) = &mut self.cuts {
             cuts.restarted(self.restarts);
+        }
+    }
+
+    fn enters(&mut self, part: Part) {
+        if let Some(cuts) = &mut self.cuts {
+            cuts.enters(part);
         }
     }
 
@@ -256,6 +265,9 @@ impl Story {
             let left = self.cuts.as_ref().and_then(Cuts::due).map(|due| due.saturating_duration_since(Instant::now()));
             if let Ok(shell) = self.machine.up(left.unwrap_or(LOOK * 5).min(LOOK * 5)) {
                 self.shell = shell;
+                if self.restarts > 0 {
+                    self.enters(Part::Trial);
+                }
                 let slot = self.slot();
                 self.say(&format!("slot {slot}"));
                 if self.recording {
@@ -279,6 +291,9 @@ impl Story {
         let phase = status["phase"].as_str().unwrap_or_default().to_owned();
         if phase != self.phase {
             self.say(&format!("{phase} {}", status["blocked"]));
+            if phase == "activating" {
+                self.enters(Part::Activation);
+            }
             self.phase = phase;
         }
         if status["open_prompts"].as_u64().unwrap_or_default() > 0

@@ -58,7 +58,10 @@ impl Volumes {
                 Volume { name: place.name, path, file, start: place.start, length: place.length, written: true };
             pieces(&from, place.start, place.length, |at, bytes| {
                 // Compared as a whole, which is quick even when this program is not optimized.
-                if zeros.get(..bytes.len()) == Some(bytes) { Ok(()) } else { volume.put(at, bytes) }
+                if zeros.get(..bytes.len()) != Some(bytes) {
+                    volume.put(at, bytes)?;
+                }
+                Ok(true)
             })?;
             all.push(volume);
         }
@@ -193,31 +196,35 @@ fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).take(12).collect::<Vec<_>>().join("; ")
 }
 
-/// Reads a range piece by piece; offsets are told from its begin.
-fn pieces(file: &File, start: u64, length: u64, mut each: impl FnMut(u64, &[u8]) -> Outcome) -> Outcome {
+/// Reads a range piece by piece, as long as `each` answers true, and answers whether it always did; offsets are told from the
+/// range's begin.
+fn pieces(
+    file: &File,
+    start: u64,
+    length: u64,
+    mut each: impl FnMut(u64, &[u8]) -> Result<bool, Failure>,
+) -> Result<bool, Failure> {
     let mut buffer = vec![0; PIECE];
     let mut done = 0;
     while done < length {
         let piece = usize::try_from(length - done).unwrap_or(PIECE).min(PIECE);
         let bytes = buffer.get_mut(..piece).unwrap_or_default();
         file.read_exact_at(bytes, start + done).map_err(|e| Failure::new(format!("reading a disk: {e}")))?;
-        each(done, bytes)?;
+        if !each(done, bytes)? {
+            return Ok(false);
+        }
         done += bytes.len() as u64;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn same(one: &File, at: u64, other: &File, other_at: u64, length: u64) -> Result<bool, Failure> {
-    let (mut same, mut buffer) = (true, vec![0; PIECE]);
+    let mut buffer = vec![0; PIECE];
     pieces(one, at, length, |done, bytes| {
         let beside = buffer.get_mut(..bytes.len()).unwrap_or_default();
-        if same {
-            other.read_exact_at(beside, other_at + done).map_err(|e| Failure::new(format!("reading a disk: {e}")))?;
-            same = bytes == beside;
-        }
-        Ok(())
-    })?;
-    Ok(same)
+        other.read_exact_at(beside, other_at + done).map_err(|e| Failure::new(format!("reading a disk: {e}")))?;
+        Ok(bytes == beside)
+    })
 }
 
 #[cfg(test)]
