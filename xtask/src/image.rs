@@ -15,7 +15,7 @@ use std::time::Instant;
 use serde_json::json;
 
 pub use disk::{Place, places};
-pub use root::SERVICES;
+pub use root::{SERVICES, kernel_version};
 
 use crate::shell::{self, Failure, Outcome, cargo, is_root, output, step, tenths, workspace};
 use crate::units;
@@ -113,7 +113,8 @@ impl Paths {
         self.dir.join("backend")
     }
 
-    fn tree(&self) -> PathBuf {
+    /// The root file system as a folder.
+    pub fn tree(&self) -> PathBuf {
         self.dir.join("tree")
     }
 
@@ -186,6 +187,9 @@ pub fn refresh(paths: &Paths) -> Outcome {
             "-not",
             "-name",
             "README.md",
+            "-not",
+            "-path",
+            "*/qemu/bus-off/*",
             "-print",
             "-quit",
         ]);

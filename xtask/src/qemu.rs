@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "a key of a JSON object that is absent is made")]
 
 mod arguments;
+mod bus_off;
 mod cuts;
 mod flushes;
 pub mod footprint;
@@ -45,6 +46,7 @@ controllers on one bus and a virtual CAN FD bus. The console is this terminal, l
             no-boot, hang, unhealthy, no-data
                         the TCU's new software does not start, hangs, lacks a service, or cannot read the data partition: the boot
                         loader falls back, everything goes back to old; then a good update succeeds
+            bus-off     the classic bus is lost again and again while a control unit is flashed over it; the update ends well
             workshop    a tester (udsoncan, doipclient) updates the TCU by DoIP with a package that offline roles signed, while manager,
                         backend-link and downloader are masked
             power-cut   the power of the TCU is cut at random instants, again and again, until the update has ended

@@ -106,16 +106,22 @@ fn fetch(packages: &[String], tarball: &Path) -> Outcome {
     fs::rename(&half, tarball).map_err(|e| Failure::new(format!("{}: {e}", tarball.display())))
 }
 
+fn modules(root: &Path) -> PathBuf {
+    let all = root.join("usr/lib/modules");
+    if all.is_dir() { all } else { root.join("lib/modules") }
+}
+
+/// The version of the kernel in a root file system, as `uname -r` tells it there.
+pub fn kernel_version(root: &Path) -> Result<String, Failure> {
+    let all = modules(root);
+    let first = fs::read_dir(&all).ok().and_then(|mut entries| entries.next()).and_then(Result::ok);
+    let name = first.and_then(|entry| entry.file_name().into_string().ok());
+    name.ok_or_else(|| Failure::new(format!("{}: no kernel modules", all.display())))
+}
+
 /// Keeps the listed modules with what they depend on.
 fn prune_modules(root: &Path, wanted: &[String]) -> Outcome {
-    let all = root.join("usr/lib/modules");
-    let all = if all.is_dir() { all } else { root.join("lib/modules") };
-    let version = fs::read_dir(&all)
-        .ok()
-        .and_then(|mut entries| entries.next())
-        .and_then(Result::ok)
-        .and_then(|entry| entry.file_name().into_string().ok())
-        .ok_or_else(|| Failure::new(format!("{}: no kernel modules", all.display())))?;
+    let version = kernel_version(root)?;
     let mut keep = BTreeSet::new();
     for module in wanted {
         let needed = output(Command::new("modprobe").arg("-d").arg(root).args([
@@ -127,7 +133,7 @@ fn prune_modules(root: &Path, wanted: &[String]) -> Outcome {
         let files = needed.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|line| line.trim().to_owned());
         keep.extend(files.filter_map(|file| Path::new(&file).canonicalize().ok()));
     }
-    let kernel = all.join(&version).join("kernel");
+    let kernel = modules(root).join(&version).join("kernel");
     remove_others(&kernel, &keep)?;
     quiet("depmod", Command::new("depmod").arg("-b").arg(root).arg(&version).output())
 }

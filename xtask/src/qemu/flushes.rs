@@ -20,7 +20,7 @@ use super::instant::Judge;
 use super::machine::{Console, Machine, Options, sparse_copy};
 use super::scenario::{self, Order};
 use super::started::Started;
-use super::story::Story;
+use super::story::{Extras, Story};
 use super::writes::{Disk, Log};
 use super::{ANSWER_LIMIT, BOOT_LIMIT};
 use crate::image::{self, AFTER, Paths};
@@ -102,7 +102,7 @@ fn record(paths: &Paths) -> Result<Recording, Failure> {
     let log = dir.join("writes.log");
     File::create(&log).map_err(failed)?;
     let mut host = Host::start(paths)?;
-    let mut story = Story::begin_recorded(paths, None, Some(&log))?;
+    let mut story = Story::begin_with(paths, None, &Extras { log: Some(log), ..Extras::default() })?;
     let told = follow(paths, &mut story, &mut host, &dir).inspect_err(|_| story.keep_journal());
     let (before, update) = told?;
     story.finish()?;

@@ -8,6 +8,7 @@ mod restart;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::bus_off;
 use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT};
@@ -33,9 +34,11 @@ pub fn run(paths: &Paths) -> Outcome {
         std::fs::metadata(file).map(|data| data.len()).map_err(|e| Failure::new(format!("{}: {e}", file.display())))
     };
     let (bundle_bytes, matrix_bytes) = (bytes(&bundle)?, bytes(&matrix)?);
-    let options = Options { dir, fresh: true, console: Console::Log, disks: vec![bundle, matrix] };
+    let module = bus_off::module(paths)?;
+    let take_module = bus_off::take_from("/dev/vdd", &module)?;
+    let options = Options { dir, fresh: true, console: Console::Log, disks: vec![bundle, matrix, module] };
     let mut machine = Machine::start(paths, &options)?;
-    let mut guest = Guest { shell: machine.up(BOOT_LIMIT)?, bundle_bytes, matrix_bytes };
+    let mut guest = Guest { shell: machine.up(BOOT_LIMIT)?, bundle_bytes, matrix_bytes, take_module };
     let checks: [(&str, Check); 7] = [
         ("exposure of the units", Guest::exposure),
         ("numbers of users and groups", Guest::numbers),
@@ -69,6 +72,8 @@ struct Guest {
     bundle_bytes: u64,
     /// The same of the table on the third.
     matrix_bytes: u64,
+    /// The command that takes the module with the bus-off from the fourth.
+    take_module: String,
 }
 
 impl Guest {
@@ -121,10 +126,19 @@ impl Guest {
         Err(Failure::new(format!("not as the table says:\n{wrong}")))
     }
 
-    /// The interface leaves bus-off by itself, as its network file asks, and carries frames again.
+    /// Applications see the bus-off and its end; the interface leaves it by itself, as its network file asks, and carries frames again.
     fn bus_off(&mut self) -> Outcome {
         self.expect("ip -details link show can0", "restart-ms 100")?;
-        self.text("ip link set can0 down && ip link set can0 up")?;
+        let take = self.take_module.clone();
+        self.text(&take)?;
+        let seen = self.text(bus_off::SEEN)?;
+        if !(seen.contains("bus-off") && seen.contains("restarted-after-bus-off")) {
+            return Err(Failure::new(format!("no error frames of a bus-off and of the restart after it:\n{seen}")));
+        }
+        let link = self.text("ip -json -statistics -details link show can0")?;
+        if !serde_json::from_str(link.trim()).is_ok_and(|link| bus_off::came_back(&link, 1)) {
+            return Err(Failure::new(format!("the interface did not come back: {link}")));
+        }
         self.expect("(sleep 2; cansend far0 123#11) & timeout 15 candump -n 1 can0,123:7FF; wait", "can0")
     }
 

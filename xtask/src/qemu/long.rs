@@ -67,7 +67,7 @@ fn tests(long: bool) -> Vec<Test> {
     if long {
         tests.push(told("power-cut", Order { cycles: CYCLES, ..order("power-cut") }));
         tests.push(told("power-cut-ecus", Order { cycles: ECU_CYCLES, ecus: true, ..order("power-cut") }));
-        tests.extend(["flushes", "no-boot", "hang", "no-data", "workshop"].map(story));
+        tests.extend(["flushes", "no-boot", "hang", "no-data", "bus-off", "workshop"].map(story));
     }
     if !long {
         let order = Order { cycles: 2, seed: SHORT_SEED, ..order("power-cut") };

@@ -57,7 +57,7 @@ pub struct Part {
 
 /// Names of all stories.
 pub fn names() -> Vec<&'static str> {
-    ["happy", "power-cut", "flushes", "workshop"].into_iter().chain(Fault::ALL.map(Fault::name)).collect()
+    ["happy", "bus-off", "power-cut", "flushes", "workshop"].into_iter().chain(Fault::ALL.map(Fault::name)).collect()
 }
 
 pub fn run(paths: &Paths, order: &Order) -> Outcome {
@@ -68,6 +68,7 @@ pub fn run(paths: &Paths, order: &Order) -> Outcome {
         "happy" => tell(paths, order, &[good(paths)], None),
         "power-cut" => power_cuts(paths, order),
         "flushes" => super::flushes::tell(paths, order),
+        "bus-off" => super::bus_off::tell(paths, order.json),
         "workshop" => super::workshop::tell(paths, order.json),
         name => {
             let fault = Fault::ALL.into_iter().find(|fault| fault.name() == name);

@@ -3,7 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "JSON answers: a key that is absent reads as null")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -41,21 +41,40 @@ pub struct Story {
     pub new_software: PathBuf,
     /// Whether candump is to be there after each start.
     recording: bool,
+    disturbance: Option<Disturbance>,
+}
+
+/// What a machine may have beside what every TCU has.
+#[derive(Debug, Default)]
+pub struct Extras {
+    /// Where every write to the disk is recorded.
+    pub log: Option<PathBuf>,
+    /// More disks, read-only: vdb, vdc, ...
+    pub disks: Vec<PathBuf>,
+}
+
+/// What goes wrong while the control units are flashed.
+struct Disturbance {
+    command: String,
+    /// How often it is still to happen.
+    left: usize,
+    /// What the command said each time.
+    said: Vec<String>,
 }
 
 impl Story {
     /// Starts a TCU as it leaves the factory.
     pub fn begin(paths: &Paths, cuts: Option<Cuts>) -> Result<Self, Failure> {
-        Self::begin_recorded(paths, cuts, None)
+        Self::begin_with(paths, cuts, &Extras::default())
     }
 
-    /// The same with a log of every write to the disk.
-    pub fn begin_recorded(paths: &Paths, cuts: Option<Cuts>, log: Option<&Path>) -> Result<Self, Failure> {
+    /// The same with more than every TCU has.
+    pub fn begin_with(paths: &Paths, cuts: Option<Cuts>, extras: &Extras) -> Result<Self, Failure> {
         let started = Instant::now();
         let dir = paths.dir.join("scenario");
         let journal = dir.join("journal.txt");
-        let options = Options { dir, fresh: true, console: Console::Log, disks: Vec::new() };
-        let machine = Machine::start_recorded(paths, &options, log)?;
+        let options = Options { dir, fresh: true, console: Console::Log, disks: extras.disks.clone() };
+        let machine = Machine::start_recorded(paths, &options, extras.log.as_deref())?;
         eprintln!("==> starting (console: {})", machine.console_log().display());
         let shell = machine.up(BOOT_LIMIT)?;
         let mut story = Self {
@@ -70,10 +89,30 @@ impl Story {
             journal,
             new_software: paths.slot(AFTER),
             recording: false,
+            disturbance: None,
         };
         let slot = story.slot();
         story.say(&format!("slot {slot}"));
         Ok(story)
+    }
+
+    /// From now on, while control units are flashed, this command is given so many times, one look after the other.
+    pub fn disturb_flashing(&mut self, command: &str, times: usize) {
+        self.disturbance = Some(Disturbance { command: command.to_owned(), left: times, said: Vec::new() });
+    }
+
+    /// What these commands said.
+    pub fn disturbed(&self) -> &[String] {
+        self.disturbance.as_ref().map_or(&[], |disturbance| &disturbance.said)
+    }
+
+    fn disturb(&mut self) {
+        if let Some(now) = self.disturbance.as_mut().filter(|now| now.left > 0) {
+            now.left -= 1;
+            let said = self.shell.must(&now.command, ANSWER_LIMIT).unwrap_or_else(|failure| failure.text);
+            now.said.push(said);
+            self.say("disturbed");
+        }
     }
 
     pub fn say(&self, text: &str) {
@@ -295,6 +334,9 @@ impl Story {
                 self.enters(Part::Activation);
             }
             self.phase = phase;
+        }
+        if self.phase == "activating" {
+            self.disturb();
         }
         if status["open_prompts"].as_u64().unwrap_or_default() > 0
             && self.shell.run("pitstopctl approve", ANSWER_LIMIT).is_ok_and(|a| a.code == 0)
