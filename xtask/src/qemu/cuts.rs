@@ -33,7 +33,7 @@ impl Part {
             Self::Begin => 1.8,
             Self::Activation => 1.2,
             Self::Restart => 1.3,
-            Self::Trial => 0.3,
+            Self::Trial => 0.1,
         }
     }
 }
@@ -124,9 +124,9 @@ impl Cuts {
         self.enters(Part::Restart);
     }
 
-    /// When the next is due; `None`: not now.
-    pub fn due(&self) -> Option<Instant> {
-        self.next
+    /// Time to the next one; zero: now; `None`: none is planned.
+    pub fn due_in(&self) -> Option<Duration> {
+        self.next.map(|due| due.saturating_duration_since(Instant::now()))
     }
 
     /// One was made, and the power is back.
@@ -172,12 +172,12 @@ mod tests {
         cuts.begin(START);
         cuts.enters(Part::Activation);
         cuts.restarted(1);
-        assert!(cuts.due().is_none());
+        assert!(cuts.due_in().is_none());
         cuts.restarted(2);
-        assert!(cuts.due().is_some());
+        assert!(cuts.due_in().is_some());
         cuts.make(Ok(("trial".to_owned(), "A".to_owned())), true);
         cuts.restarted(2);
-        assert!(cuts.due().is_none());
+        assert!(cuts.due_in().is_none());
     }
 
     /// The part with the first cut, and how long after the begin of it, in starts.
@@ -189,8 +189,8 @@ mod tests {
             } else {
                 cuts.enters(part)
             }
-            if let Some(due) = cuts.due() {
-                return (part, due.saturating_duration_since(Instant::now()).as_secs_f32() / START.as_secs_f32());
+            if let Some(left) = cuts.due_in() {
+                return (part, left.as_secs_f32() / START.as_secs_f32());
             }
         }
         panic!("no part has a cut: {cuts:?}");
@@ -205,15 +205,15 @@ mod tests {
             assert_eq!(part, same);
             assert!((when - again).abs() < 0.1 && when <= part.starts());
             parts[Part::ALL.iter().position(|known| *known == part).unwrap()] += 1;
-            while one.due().is_some() {
-                assert!(other.due().is_some());
+            while one.due_in().is_some() {
+                assert!(other.due_in().is_some());
                 one.make(Ok(("staging".to_owned(), "A".to_owned())), false);
                 other.make(Err("torn".to_owned()), true);
                 // A part that is entered again changes nothing.
                 one.enters(part);
                 other.enters(part);
             }
-            assert!(other.due().is_none() && (1..=MOST as usize).contains(&one.made.len()));
+            assert!(other.due_in().is_none() && (1..=MOST as usize).contains(&one.made.len()));
             assert_eq!(one.made.len(), other.made.len());
             counts.insert(one.made.len());
         }
@@ -228,6 +228,6 @@ mod tests {
         for part in Part::ALL {
             cuts.enters(part);
         }
-        assert!(cuts.due().is_none());
+        assert!(cuts.due_in().is_none());
     }
 }

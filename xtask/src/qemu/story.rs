@@ -228,7 +228,9 @@ impl Story {
         loop {
             if self.machine.restarted()? {
                 self.restarted("the TCU restarts");
-            } else if self.cut_is_due() {
+            } else if let Some(left) = self.cuts.as_ref().and_then(Cuts::due_in).filter(|left| *left < LOOK * 2) {
+                // A look takes seconds, and the trial is no longer than that.
+                std::thread::sleep(left);
                 self.cut(host, false)?;
             } else if self.shell.run("true", SILENCE).is_ok() {
                 return Ok(());
@@ -267,10 +269,6 @@ impl Story {
         self.rise(host)
     }
 
-    fn cut_is_due(&self) -> bool {
-        self.cuts.as_ref().and_then(Cuts::due).is_some_and(|due| Instant::now() >= due)
-    }
-
     fn cut(&mut self, host: &mut Host, starting: bool) -> Outcome {
         let Some(cuts) = &mut self.cuts else { return Ok(()) };
         self.machine.cut();
@@ -301,7 +299,7 @@ impl Story {
         let last = Instant::now() + STORY_LIMIT;
         let mut deadline = Instant::now() + BOOT_LIMIT;
         while Instant::now() < deadline.min(last) {
-            let left = self.cuts.as_ref().and_then(Cuts::due).map(|due| due.saturating_duration_since(Instant::now()));
+            let left = self.cuts.as_ref().and_then(Cuts::due_in);
             if let Ok(shell) = self.machine.up(left.unwrap_or(LOOK * 5).min(LOOK * 5)) {
                 self.shell = shell;
                 if self.restarts > 0 {
@@ -318,7 +316,7 @@ impl Story {
             if self.machine.restarted()? {
                 self.restarted("the TCU restarts again");
                 deadline = Instant::now() + BOOT_LIMIT;
-            } else if self.cut_is_due() {
+            } else if self.cuts.as_ref().and_then(Cuts::due_in).is_some_and(|left| left.is_zero()) {
                 self.cut(host, true)?;
                 deadline = Instant::now() + BOOT_LIMIT;
             }
