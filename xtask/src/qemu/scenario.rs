@@ -191,7 +191,7 @@ pub fn update(story: &mut Story, host: &mut Host, part: &Part, factory: &Value) 
         "history": entry,
         "backend": backend,
         "frames": frames,
-        "transitions_since_start": transitions,
+        "transitions": transitions,
         "restarts": story.restarts,
         "cuts": story.cuts().iter().map(Cut::report).collect::<Vec<_>>(),
     }))
