@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::setup;
-use crate::shell::{Failure, Outcome, cargo, has, step, workspace};
+use crate::shell::{Failure, Outcome, cargo, has, step, target_dir, workspace};
 use crate::units;
 
 pub fn run(args: &[String]) -> Outcome {
@@ -16,7 +16,19 @@ pub fn run(args: &[String]) -> Outcome {
     }
     setup::ensure()?;
     step("formatting (mend with cargo fmt)", cargo().args(["fmt", "--all", "--check"]))?;
+    let fuzz = workspace().join("fuzz/Cargo.toml");
+    step("formatting of the fuzz targets", cargo().args(["fmt", "--check", "--manifest-path"]).arg(&fuzz))?;
     step("clippy", cargo().args(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    step(
+        "clippy of the fuzz targets",
+        cargo().args(["clippy", "--all-targets", "--quiet", "--locked", "--manifest-path"]).arg(&fuzz).args([
+            "--target-dir",
+            &target_dir().display().to_string(),
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
     step(
         "the workspace without a TPM library",
         cargo().args(["check", "--quiet", "-p", "pitstopd", "--no-default-features"]),

@@ -4,6 +4,7 @@
 
 mod container;
 mod demo;
+mod fuzz;
 mod image;
 mod lint;
 mod qemu;
@@ -25,6 +26,7 @@ usage: cargo xtask COMMAND [options]
   lint                 formatting, clippy, licences and bans, XML
   bench [NAME]         measurements: status (answers while an installation runs), rates (CAN, CAN FD, DoIP),
                        footprint (memory, processor, flash of the emulated machine)
+  fuzz [TARGET...]     feeds every parser of foreign bytes with made-up inputs, guided by coverage
   container [--tag T]  an OCI image of the backend, made by buildah
   image [options]      a bootable disk of the TCU from Debian packages, and the update bundle of the same software
   qemu [options]       boots that disk with a TPM, a watchdog and CAN controllers; --smoke judges the start
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         "bench" if rest.iter().any(|word| word == "footprint") => qemu::footprint::run(rest),
         "bench" => demo::bench(rest),
         "container" => container::run(rest),
+        "fuzz" => fuzz::run(rest),
         "image" => image::run(rest),
         "qemu" => qemu::run(rest),
         "yocto" => yocto::run(rest),

@@ -10,6 +10,7 @@ use crate::shell::{self, Failure, Outcome, has, is_root, step, workspace};
 const PACKAGES: &[(&str, Probe)] = &[
     ("pkg-config", Probe::Program("pkg-config")),
     ("gcc", Probe::Program("cc")),
+    ("g++", Probe::Program("c++")),
     ("libssl-dev", Probe::PkgConfig("openssl")),
     ("libtss2-dev", Probe::PkgConfig("tss2-esys")),
     ("dbus", Probe::Program("dbus-daemon")),

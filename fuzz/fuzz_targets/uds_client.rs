@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(init: pitstop_fuzz::begin("uds_client"), |data: &[u8]| pitstop_fuzz::run("uds_client", data));
