@@ -118,7 +118,8 @@ impl StreamDecoder {
         kind: u16,
         length: u32,
     ) -> Result<(ProtocolVersion, PayloadType), Rejected> {
-        let reject = |version, nack, close| Err(Rejected { version, nack, close });
+        let reject =
+            |version: ProtocolVersion, nack, close| Err(Rejected { version: version.of_answer(), nack, close });
         let known = ProtocolVersion::from_code(version).filter(|_| inverse == !version);
         let Some(version) = known else {
             return reject(ProtocolVersion::V2012, HeaderNack::IncorrectPattern, true);
@@ -150,6 +151,7 @@ impl StreamDecoder {
             Ok(message) => StreamItem::Frame(Frame { version, message }),
             Err(_) => {
                 self.dead = true;
+                let version = version.of_answer();
                 StreamItem::Rejected(Rejected { version, nack: HeaderNack::InvalidLength, close: true })
             }
         };

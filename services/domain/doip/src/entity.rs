@@ -188,8 +188,7 @@ impl Entity {
             Err(_) if matches!(datagram, [_, _, 0, 0, ..]) => return None,
             Err(rejected) => (rejected.version, Message::HeaderNack(rejected.nack)),
         };
-        let version = if version == ProtocolVersion::Default { ProtocolVersion::V2012 } else { version };
-        Some(Frame::new(version, answer).encode())
+        Some(Frame::new(version.of_answer(), answer).encode())
     }
 
     /// The announcement to send three times, 500 ms apart, when the entity starts.
@@ -237,7 +236,7 @@ impl Entity {
     fn handle_frame(&mut self, now: Monotonic, id: ConnectionId, frame: Frame) {
         let general = self.settings.general_inactivity;
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.version = frame.version;
+            connection.version = frame.version.of_answer();
             if connection.tester.is_some() {
                 connection.inactive_at = now + general;
                 connection.alive_until = None;

@@ -50,6 +50,16 @@ impl ProtocolVersion {
             _ => None,
         }
     }
+
+    /// The version of an answer (ISO 13400-2): the asker's own, and 02 to one that asked with FF, which stands in identification
+    /// requests only.
+    #[must_use]
+    pub const fn of_answer(self) -> Self {
+        match self {
+            Self::Default => Self::V2012,
+            known => known,
+        }
+    }
 }
 
 macro_rules! codes {

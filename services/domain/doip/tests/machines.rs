@@ -200,6 +200,18 @@ fn a_malformed_header_is_answered_and_closes() {
 }
 
 #[test]
+fn no_answer_has_the_version_that_only_requests_have() {
+    // An unknown type, a payload that is too long, and a message that has no place on TCP, each with version FF.
+    for (header, nack) in [([0x99, 0x99, 0, 0, 0, 0], 0x01), ([0, 1, 0xFF, 0, 0, 0], 0x02), ([0, 1, 0, 0, 0, 0], 0x01)]
+    {
+        let mut entity = entity();
+        entity.handle_connected(Duration::ZERO, A);
+        entity.handle_input(MS, A, &[&[0xFF, 0x00][..], &header].concat());
+        assert_eq!(entity.poll_transmit().unwrap().bytes, [0x02, 0xFD, 0, 0, 0, 0, 0, 1, nack]);
+    }
+}
+
+#[test]
 fn udp_answers_identification_status_and_power_mode_and_nothing_else() {
     let entity = entity();
     let ask = |message| entity.handle_datagram(&frame(message));
