@@ -6,7 +6,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -61,28 +60,10 @@ pub fn came_back(link: &Value, times: usize) -> bool {
 
 /// A whole update, during which the classic bus is lost again and again.
 pub fn tell(paths: &Paths, as_json: bool) -> Outcome {
-    let started = Instant::now();
     let module = module(paths)?;
-    let mut host = Host::start(paths)?;
     let extras = Extras { disks: vec![module.clone()], ..Extras::default() };
-    let mut story = Story::begin_with(paths, None, &extras)?;
-    let told = follow(paths, &mut story, &mut host, &module).inspect_err(|_| story.keep_journal())?;
-    let ok = told["ok"] == true;
-    if !ok {
-        story.keep_journal();
-    }
-    story.finish()?;
-    let report = json!({
-        "ok": ok,
-        "scenario": "bus-off",
-        "outcome": told["update"]["outcome"],
-        "told": told,
-        "duration_s": started.elapsed().as_secs(),
-    });
-    if as_json {
-        println!("{report}");
-    }
-    if ok { Ok(()) } else { Err(Failure::new(format!("the story did not end as it should: {report:#}"))) }
+    let names = ("bus-off", "/update/outcome");
+    scenario::tell_by(paths, names, as_json, &extras, |story, host| follow(paths, story, host, &module))
 }
 
 fn follow(paths: &Paths, story: &mut Story, host: &mut Host, module: &Path) -> Result<Value, Failure> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::cuts::{Cut, Cuts};
 use super::host::Host;
-use super::story::Story;
+use super::story::{Extras, Story};
 use crate::image::faulty::{self, Fault};
 use crate::image::{self, AFTER, BEFORE, Paths};
 use crate::shell::{Failure, Outcome, cargo, step};
@@ -106,6 +106,37 @@ fn tell(paths: &Paths, order: &Order, parts: &[Part], cuts: Option<Cuts>) -> Out
         return Ok(());
     }
     Err(Failure::new(format!("the story did not end as it should: {report:#}")))
+}
+
+/// A story that only its own module can follow: told from the factory's TCU to a report, whose outcome stands at a JSON pointer of what
+/// `follow` answers.
+pub fn tell_by(
+    paths: &Paths,
+    (name, outcome): (&str, &str),
+    as_json: bool,
+    extras: &Extras,
+    follow: impl FnOnce(&mut Story, &mut Host) -> Result<Value, Failure>,
+) -> Outcome {
+    let started = Instant::now();
+    let mut host = Host::start(paths)?;
+    let mut story = Story::begin_with(paths, None, extras)?;
+    let told = follow(&mut story, &mut host).inspect_err(|_| story.keep_journal())?;
+    let ok = told["ok"] == true;
+    if !ok {
+        story.keep_journal();
+    }
+    story.finish()?;
+    let report = json!({
+        "ok": ok,
+        "scenario": name,
+        "outcome": told.pointer(outcome),
+        "told": told,
+        "duration_s": started.elapsed().as_secs(),
+    });
+    if as_json {
+        println!("{report}");
+    }
+    if ok { Ok(()) } else { Err(Failure::new(format!("the story did not end as it should: {report:#}"))) }
 }
 
 fn told(paths: &Paths, order: &Order, parts: &[Part], cuts: Option<Cuts>) -> Result<Value, Failure> {

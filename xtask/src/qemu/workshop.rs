@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use super::LOOK;
 use super::host::Host;
 use super::machine::DIAGNOSTIC_PORT;
-use super::story::Story;
+use super::scenario;
+use super::story::{Extras, Story};
 use crate::image::{AFTER, Paths};
 use crate::setup;
 use crate::shell::{Failure, Outcome, output, workspace};
@@ -25,26 +26,8 @@ const PATIENCE_SECS: u64 = 900;
 const TRIAL_LIMIT: Duration = Duration::from_secs(400);
 
 pub fn tell(paths: &Paths, as_json: bool) -> Outcome {
-    let started = Instant::now();
-    let mut host = Host::start(paths)?;
-    let mut story = Story::begin(paths, None)?;
-    let told = follow(paths, &mut story, &mut host).inspect_err(|_| story.keep_journal())?;
-    let ok = told["ok"] == true;
-    if !ok {
-        story.keep_journal();
-    }
-    story.finish()?;
-    let report = json!({
-        "ok": ok,
-        "scenario": "workshop",
-        "outcome": told["status"],
-        "told": told,
-        "duration_s": started.elapsed().as_secs(),
-    });
-    if as_json {
-        println!("{report}");
-    }
-    if ok { Ok(()) } else { Err(Failure::new(format!("the story did not end as it should: {report:#}"))) }
+    let extras = Extras::default();
+    scenario::tell_by(paths, ("workshop", "/status"), as_json, &extras, |story, host| follow(paths, story, host))
 }
 
 fn follow(paths: &Paths, story: &mut Story, host: &mut Host) -> Result<Value, Failure> {

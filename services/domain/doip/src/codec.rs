@@ -35,7 +35,7 @@ impl Frame {
             Some(StreamItem::Frame(frame)) if decoder.buffered() == 0 => Ok(frame),
             Some(StreamItem::Rejected(rejected)) => Err(rejected),
             // The header's length and the datagram's differ.
-            _ => Err(Rejected { version: ProtocolVersion::V2012, nack: HeaderNack::InvalidLength, close: true }),
+            _ => Err(Rejected::new(ProtocolVersion::V2012, HeaderNack::InvalidLength, true)),
         }
     }
 }
@@ -47,6 +47,13 @@ pub struct Rejected {
     pub version: ProtocolVersion,
     pub nack: HeaderNack,
     pub close: bool,
+}
+
+impl Rejected {
+    /// A header of this version was not taken.
+    const fn new(version: ProtocolVersion, nack: HeaderNack, close: bool) -> Self {
+        Self { version: version.of_answer(), nack, close }
+    }
 }
 
 /// What comes out of a stream.
@@ -118,8 +125,7 @@ impl StreamDecoder {
         kind: u16,
         length: u32,
     ) -> Result<(ProtocolVersion, PayloadType), Rejected> {
-        let reject =
-            |version: ProtocolVersion, nack, close| Err(Rejected { version: version.of_answer(), nack, close });
+        let reject = |version, nack, close| Err(Rejected::new(version, nack, close));
         let known = ProtocolVersion::from_code(version).filter(|_| inverse == !version);
         let Some(version) = known else {
             return reject(ProtocolVersion::V2012, HeaderNack::IncorrectPattern, true);
@@ -151,8 +157,7 @@ impl StreamDecoder {
             Ok(message) => StreamItem::Frame(Frame { version, message }),
             Err(_) => {
                 self.dead = true;
-                let version = version.of_answer();
-                StreamItem::Rejected(Rejected { version, nack: HeaderNack::InvalidLength, close: true })
+                StreamItem::Rejected(Rejected::new(version, HeaderNack::InvalidLength, true))
             }
         };
         self.buffer.drain(..end);
