@@ -2,8 +2,11 @@
 //!
 //! [`DeviceKey`] is what users see; [`open`] and [`ensure`] find or make one as the configuration says. [`tls`] makes rustls and certificate
 //! requests use it. Without the feature `tpm` only file keys exist: for tests, and only where the configuration admits to it.
+//!
+//! [`floor`] keeps the rollback floor in the same TPM.
 
 mod file;
+pub mod floor;
 pub mod tls;
 #[cfg(feature = "tpm")]
 mod tpm;

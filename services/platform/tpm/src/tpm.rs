@@ -95,7 +95,7 @@ impl DeviceKey for TpmKey {
     }
 }
 
-fn with_context<T>(
+pub(crate) fn with_context<T>(
     tcti: &str,
     handle: u32,
     action: &'static str,
@@ -117,7 +117,7 @@ fn with_context<T>(
 }
 
 /// Whether anything is kept at `handle`; asked this way because reading an empty handle is an error like any other.
-fn exists(context: &mut Context, handle: u32) -> tss_esapi::Result<bool> {
+pub(crate) fn exists(context: &mut Context, handle: u32) -> tss_esapi::Result<bool> {
     let (found, _) = context.get_capability(CapabilityType::Handles, handle, 1)?;
     match found {
         CapabilityData::Handles(list) => Ok(list.into_inner().iter().any(|h| u32::from(*h) == handle)),

@@ -1,6 +1,9 @@
 //! Device keys in a real software TPM and in files: signatures, certificate requests, TLS client authentication.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests: a panic is the report")]
 
+#[cfg(feature = "tpm")]
+mod swtpm;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -99,69 +102,22 @@ fn another_keys_certificate_is_refused() {
 #[cfg(feature = "tpm")]
 mod with_tpm {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
-    use std::process::{Child, Command, Stdio};
-    use std::time::{Duration, Instant};
+    use crate::swtpm::{Swtpm, two_free_ports};
 
-    struct Swtpm {
-        child: Child,
-        port: u16,
-    }
-
-    impl Drop for Swtpm {
-        fn drop(&mut self) {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-    }
-
-    impl Swtpm {
-        fn start(state: &Path) -> Self {
-            let port = two_free_ports();
-            let child = Command::new("swtpm")
-                .args(["socket", "--tpm2", "--flags", "not-need-init,startup-clear"])
-                .args(["--tpmstate", &format!("dir={}", state.display())])
-                .args(["--server", &format!("type=tcp,port={port},bindaddr=127.0.0.1")])
-                .args(["--ctrl", &format!("type=tcp,port={},bindaddr=127.0.0.1", port + 1)])
-                .stdout(Stdio::null())
-                .spawn()
-                .expect("swtpm is installed (Debian package swtpm)");
-            let started = Instant::now();
-            while TcpStream::connect(("127.0.0.1", port + 1)).is_err() {
-                assert!(started.elapsed() < Duration::from_secs(10), "swtpm does not listen");
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Self { child, port }
-        }
-
-        fn settings(&self) -> KeySettings {
-            let tcti = format!("swtpm:host=127.0.0.1,port={}", self.port);
-            KeySettings { store: KeyStore::Tpm, tcti: Some(tcti), file: None, insecure_file_keys: false }
-        }
-    }
-
-    /// The TSS expects the control channel at the next port.
-    fn two_free_ports() -> u16 {
-        for _ in 0..50 {
-            let first = TcpListener::bind("127.0.0.1:0").unwrap();
-            let port = first.local_addr().unwrap().port();
-            if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-                return port;
-            }
-        }
-        panic!("no two free ports in a row");
+    fn settings(tpm: &Swtpm) -> KeySettings {
+        KeySettings { store: KeyStore::Tpm, tcti: Some(tpm.tcti()), file: None, insecure_file_keys: false }
     }
 
     #[tokio::test]
     async fn a_tpm_key_signs_serves_tls_and_outlives_the_tpms_restart() {
         let state = tempfile::tempdir().unwrap();
         let tpm = Swtpm::start(state.path());
-        assert!(open(&tpm.settings(), KeyRole::Tls).unwrap().is_none());
-        let key = ensure(&tpm.settings(), KeyRole::Tls).unwrap();
+        assert!(open(&settings(&tpm), KeyRole::Tls).unwrap().is_none());
+        let key = ensure(&settings(&tpm), KeyRole::Tls).unwrap();
         assert_eq!(key.store(), "tpm");
-        assert_eq!(key.public_point(), ensure(&tpm.settings(), KeyRole::Tls).unwrap().public_point());
-        assert!(open(&tpm.settings(), KeyRole::Identity).unwrap().is_none());
-        let identity = ensure(&tpm.settings(), KeyRole::Identity).unwrap();
+        assert_eq!(key.public_point(), ensure(&settings(&tpm), KeyRole::Tls).unwrap().public_point());
+        assert!(open(&settings(&tpm), KeyRole::Identity).unwrap().is_none());
+        let identity = ensure(&settings(&tpm), KeyRole::Identity).unwrap();
         assert_ne!(key.public_point(), identity.public_point());
         for _ in 0..5 {
             check_signature(&key);
@@ -170,7 +126,7 @@ mod with_tpm {
         check_tls(key.clone()).await;
         drop(tpm);
         let tpm = Swtpm::start(state.path());
-        let again = open(&tpm.settings(), KeyRole::Tls).unwrap().unwrap();
+        let again = open(&settings(&tpm), KeyRole::Tls).unwrap().unwrap();
         assert_eq!(again.public_point(), key.public_point());
         check_signature(&again);
     }
