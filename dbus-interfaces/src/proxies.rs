@@ -252,4 +252,6 @@ pub trait VehicleState {
     fn check_safe(&self) -> Result<(bool, bool, String)>;
     #[zbus(property)]
     fn inhibit(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn inhibit_owners(&self) -> zbus::Result<Vec<String>>;
 }

@@ -136,6 +136,8 @@ pub trait Vehicle: Send + Sync {
     async fn evaluate(&self, conditions: &[String]) -> Result<Vec<ConditionResult>>;
     async fn request_inhibit(&self, update: &UpdateId) -> Result<()>;
     async fn release_inhibit(&self, update: &UpdateId) -> Result<()>;
+    /// Whose requests have not been released.
+    async fn inhibit_owners(&self) -> Result<Vec<UpdateId>>;
     /// `Ok(None)`: standstill and acknowledged drive inhibit; otherwise what is missing.
     async fn unsafe_because(&self) -> Result<Option<String>>;
 }

@@ -79,6 +79,8 @@ enum Home {
     Check(Result<Found, OtaError>),
     Boot(Boot),
     Buses(Vec<(String, String)>),
+    /// Who holds the drive inhibit in a life that began without an update under way.
+    Holders(Vec<UpdateId>),
 }
 
 /// See the module.
@@ -161,7 +163,10 @@ impl Service {
         self.learn_buses();
         match &self.record {
             Some(record) if !is_over(record) => self.look_what_runs(),
-            _ => self.compared = true,
+            _ => {
+                self.compared = true;
+                self.look_who_holds();
+            }
         }
         loop {
             let wake = self.next_wake();
@@ -270,6 +275,7 @@ impl Service {
                 }
             }
             Home::Buses(buses) => self.board.know_buses(buses),
+            Home::Holders(holders) => self.let_go(holders),
         }
         Ok(())
     }

@@ -114,7 +114,7 @@ impl<P: Peers> Workshop<P> {
     }
 
     async fn activate(&self, update: String) -> Result<(), OtaError> {
-        self.0.activate(workshops(&update)?.as_str()).await
+        self.0.activate_for_workshop(&workshops(&update)?).await
     }
 
     async fn reboot(&self, update: String) -> Result<(), OtaError> {

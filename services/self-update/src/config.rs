@@ -89,8 +89,8 @@ pub enum SettingsError {
     Lease(u32),
     #[error("reading {}", .0.display())]
     Vehicle(PathBuf, #[source] std::io::Error),
-    #[error("{} names no [tcu] hardware", .0.display())]
-    NoHardware(PathBuf),
+    #[error("{} says nothing of [tcu] hardware that can be read", .0.display())]
+    NoHardware(PathBuf, #[source] toml::de::Error),
 }
 
 /// Checked settings, with every path below the root.
@@ -180,7 +180,7 @@ fn hardware(path: &Path) -> Result<HardwareId, SettingsError> {
         hardware: HardwareId,
     }
     let text = std::fs::read_to_string(path).map_err(|e| SettingsError::Vehicle(path.to_owned(), e))?;
-    let vehicle: Vehicle = toml::from_str(&text).map_err(|_| SettingsError::NoHardware(path.to_owned()))?;
+    let vehicle: Vehicle = toml::from_str(&text).map_err(|e| SettingsError::NoHardware(path.to_owned(), e))?;
     Ok(vehicle.tcu.hardware)
 }
 

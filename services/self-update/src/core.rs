@@ -96,6 +96,21 @@ fn document(storage: Arc<dyn Storage>) -> Document<SlotRecord> {
     Document::new(storage, "slots", FORMAT)
 }
 
+fn made_anew(document: &Document<SlotRecord>, committed: SlotName) -> Result<SlotRecord, StoreError> {
+    let record = SlotRecord::new(committed);
+    document.store(&record)?;
+    Ok(record)
+}
+
+/// Which slot to take for committed where there is no record: the one that runs, unless the boot loader knows it for one that nobody has
+/// vouched for, beside one that somebody has. It is left by the next start then.
+fn committed(env: &dyn BootEnv, slots: &SlotPair, booted: &SlotName) -> Result<SlotName, CoreError> {
+    let other = slots.other(booted).map_err(|_| CoreError::Slots(booted.clone()))?;
+    let on_trial =
+        env.load().is_ok_and(|vars| vars.health(booted) != Health::Good && vars.health(other) == Health::Good);
+    Ok(if on_trial { other.clone() } else { booted.clone() })
+}
+
 /// The record as it is stored.
 pub fn stored_record(storage: Arc<dyn Storage>) -> Result<Option<SlotRecord>, StoreError> {
     document(storage).load()
@@ -110,14 +125,18 @@ impl Core {
         slots: SlotPair,
         booted: SlotName,
     ) -> Result<Self, CoreError> {
-        let document = document(storage);
-        let record = match document.load()? {
-            Some(record) => record,
-            None => {
-                let record = SlotRecord::new(booted.clone());
-                document.store(&record)?;
-                record
+        let document = document(Arc::clone(&storage));
+        let record = match document.load() {
+            Ok(Some(record)) => record,
+            Ok(None) => made_anew(&document, committed(env.as_ref(), &slots, &booted)?)?,
+            Err(error @ StoreError::Damaged { .. }) => {
+                log::error!("{error}; kept as slots.damaged, what is committed is taken from the boot environment");
+                if let Some(bytes) = storage.read("slots")? {
+                    storage.replace("slots.damaged", &bytes)?;
+                }
+                made_anew(&document, committed(env.as_ref(), &slots, &booted)?)?
             }
+            Err(error) => return Err(error.into()),
         };
         let mut core = Self { slots, booted, env, document, record, lease: None, settled: false };
         if let Err(error) = core.settle_start() {
@@ -128,7 +147,8 @@ impl Core {
 
     /// Until this has succeeded once, no verb is taken: the record's phase may be one that a start has overtaken.
     fn settle_start(&mut self) -> Result<(), CoreError> {
-        if self.env.mend(&self.booted)? {
+        // The committed slot and not the one that runs: without its environment the boot loader takes the first, or one on trial runs.
+        if self.env.mend(&self.record.committed)? {
             log::warn!("the boot environment was mended");
         }
         let vars = self.env.load()?;
@@ -198,11 +218,28 @@ impl Core {
     pub fn stage(&mut self, update: &UpdateId, image: &SlotImage) -> Result<Staging, CoreError> {
         let booted = self.booted.clone();
         let target = self.slots.other(&booted).map_err(|_| CoreError::Slots(booted.clone()))?.clone();
+        self.adopt_running(update)?;
         self.change(|record| record.stage(update.clone(), target.clone(), image.clone(), &booted))?;
         match self.record.effect() {
             Some(Effect::Write(slot, _)) => Ok(Staging::Write(slot)),
             _ => Ok(Staging::Done),
         }
+    }
+
+    /// The committed slot does not start any more, or another program's update has put the boot loader on this one: what runs becomes the
+    /// committed slot, so that the other can be written and the unit be mended.
+    fn adopt_running(&mut self, update: &UpdateId) -> Result<(), CoreError> {
+        if !self.settled {
+            self.settle_start()?;
+        }
+        let mut record = self.record.clone();
+        if record.adopt(&self.booted) {
+            log::warn!(update = update.as_str(); "slot {} runs in place of {}, and stays", self.booted, self.record.committed);
+            self.store(record)?;
+            let booted = self.booted.clone();
+            self.env.change(|vars| vars.settle_on(&booted))?;
+        }
+        Ok(())
     }
 
     /// The image is in the slot, or could not be put there. `false`: meanwhile the installation is another one or over.
@@ -257,6 +294,11 @@ impl Core {
 
     pub fn reboot_due(&self) -> bool {
         self.record.reboot_due(&self.booted)
+    }
+
+    /// Whether the restart that is due leads back to the committed slot.
+    pub fn goes_back(&self) -> bool {
+        self.reboot_due() && self.booted != self.record.committed
     }
 
     /// Whether an installation of `update` may go on writing.

@@ -250,11 +250,86 @@ fn a_cut_at_every_write_of_an_undone_update_ends_in_the_old_slot() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_stops_the_start_and_is_not_made_up() {
+fn a_damaged_record_is_put_aside_and_the_unit_can_be_updated() {
     let world = World::new();
     drop(start(&world, &name("A")).unwrap());
     world.disk.storage().replace("slots", b"damaged").unwrap();
-    assert!(matches!(start(&world, &name("A")).map(drop), Err(CoreError::Store(StoreError::Damaged { .. }))));
+    let mut core = start(&world, &name("A")).unwrap();
+    assert_eq!(world.disk.storage().read("slots.damaged").unwrap().unwrap(), b"damaged");
+    stage(&world, &mut core).unwrap();
+    core.activate(&update()).unwrap();
+    assert_eq!(boot_decision(&world.env(), &pair()).slot, name("B"));
+}
+
+#[test]
+fn a_damaged_record_does_not_vouch_for_a_slot_on_trial() {
+    let world = World::new();
+    let mut core = start(&world, &name("A")).unwrap();
+    stage(&world, &mut core).unwrap();
+    core.activate(&update()).unwrap();
+    let booted = boot_decision(&world.env(), &pair()).slot;
+    assert_eq!(booted, name("B"));
+    world.disk.storage().replace("slots", b"damaged").unwrap();
+    let core = start(&world, &booted).unwrap();
+    assert_eq!(core.record, SlotRecord::new(name("A")));
+    assert_eq!(boot_decision(&world.env(), &pair()).slot, name("A"), "nobody vouched for B");
+}
+
+/// Runs B for good, as after an update.
+fn committed() -> World {
+    let world = World::new();
+    let mut core = start(&world, &name("A")).unwrap();
+    stage(&world, &mut core).unwrap();
+    core.activate(&update()).unwrap();
+    let mut core = start(&world, &boot_decision(&world.env(), &pair()).slot).unwrap();
+    core.mark_good(&update()).unwrap();
+    core.commit(&update()).unwrap();
+    world
+}
+
+#[test]
+fn a_lost_boot_environment_is_made_for_the_committed_slot_and_not_for_the_first() {
+    let world = committed();
+    for copy in &world.copies {
+        copy.lock().unwrap().clear();
+    }
+    // What the boot loader takes without one.
+    drop(start(&world, &name("A")).unwrap());
+    assert_eq!(boot_decision(&world.env(), &pair()).slot, name("B"));
+}
+
+#[test]
+fn a_committed_slot_that_does_not_start_any_more_is_mended_by_the_next_update() {
+    let world = committed();
+    let mut core = start(&world, &name("A")).unwrap();
+    let next = UpdateId::new("u2").unwrap();
+    let image = SlotImage { version: SoftwareVersion::new("3.0").unwrap(), ..IMAGE.clone() };
+    assert_eq!(core.stage(&next, &image).unwrap(), Staging::Write(name("B")));
+    let env = world.env().load().unwrap();
+    assert_eq!(
+        (env.health(&name("A")), env.health(&name("B"))),
+        (Health::Good, Health::Bad),
+        "A stays while B is written"
+    );
+    core.written(&next, &image, true).unwrap();
+    core.activate(&next).unwrap();
+    let mut core = start(&world, &boot_decision(&world.env(), &pair()).slot).unwrap();
+    assert_eq!(core.booted(), &name("B"));
+    core.mark_good(&next).unwrap();
+    core.commit(&next).unwrap();
+}
+
+#[test]
+fn a_slot_that_was_left_is_not_adopted_before_the_restart() {
+    let world = World::new();
+    let mut core = start(&world, &name("A")).unwrap();
+    stage(&world, &mut core).unwrap();
+    core.activate(&update()).unwrap();
+    let mut core = start(&world, &boot_decision(&world.env(), &pair()).slot).unwrap();
+    core.mark_good(&update()).unwrap();
+    assert!(core.roll_back(&update()).unwrap() && core.goes_back());
+    let refused = core.stage(&UpdateId::new("u2").unwrap(), &IMAGE);
+    assert!(matches!(refused, Err(CoreError::Phase(PhaseError::Unsettled { .. }))), "{refused:?}");
 }
 
 #[test]

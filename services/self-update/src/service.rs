@@ -228,13 +228,22 @@ impl<P: Peers> Service<P> {
         if !standstill || !inhibited {
             return Err(OtaError::NotSafe(reason));
         }
-        let answer = self.peers.answer(update.as_str()).await?;
-        let agreed =
-            answer.choice == "now" || (answer.choice == "at" && wall_clock().is_some_and(|now| answer.at <= now));
-        if !agreed {
-            return Err(OtaError::NoConsent(format!("the stored answer is {:?}", answer.choice)));
+        // Going back needs no consent: the vehicle would be held until somebody answers, or until a clock is right again.
+        if !self.core.ask(|core| core.goes_back()).await? {
+            self.check_consent(&update).await?;
         }
         self.run_reboot(&update).await
+    }
+
+    async fn check_consent(&self, update: &UpdateId) -> Result<()> {
+        let answer = self.peers.answer(update.as_str()).await?;
+        match (answer.choice.as_str(), wall_clock()) {
+            ("now", _) => Ok(()),
+            ("at", Some(now)) if answer.at <= now => Ok(()),
+            ("at", Some(_)) => Err(OtaError::NoConsent(format!("the driver agreed to Unix time {}", answer.at))),
+            ("at", None) => Err(OtaError::TimeUnknown(format!("the driver agreed to Unix time {}", answer.at))),
+            (other, _) => Err(OtaError::NoConsent(format!("the stored answer is {other:?}"))),
+        }
     }
 
     pub(crate) async fn run_reboot(&self, update: &UpdateId) -> Result<()> {
@@ -291,12 +300,10 @@ impl StageJob {
             .map_err(|source| InstallError::Device { step: Step::Comparing, offset: 0, source })
             .and_then(|mut device| install(&mut source, &image, device.as_mut(), &mut watcher));
         let (update, for_core, good) = (self.update.clone(), image, outcome.is_ok());
-        let awaited = self.core.ask_blocking(move |core| core.written(&update, &for_core, good))??;
-        match outcome {
-            Ok(_) if !awaited => Err(OtaError::Cancelled("rolled back while it was written".to_owned())),
-            Ok(outcome) => Ok(outcome),
-            Err(error) => Err(install_error(&slot, &error)),
-        }
+        let noted = self.core.ask_blocking(move |core| core.written(&update, &for_core, good));
+        // What kept the image out of the slot comes first: that it could not be noted either is its consequence.
+        let outcome = outcome.map_err(|error| install_error(&slot, &error))?;
+        if noted?? { Ok(outcome) } else { Err(OtaError::Cancelled("rolled back while it was written".to_owned())) }
     }
 
     /// Holds the bundle against what was admitted and against this TCU.

@@ -240,6 +240,11 @@ async fn a_roll_back_after_the_trial_needs_a_restart_and_leaves_the_old_slot() {
     let (proxy, _server, _client) = bench.boot().await;
     proxy.mark_good("u1").await.unwrap();
     assert!(proxy.roll_back("u1").await.unwrap());
+    // Nobody has to agree to that, and no clock to be right.
+    *bench.peers.choice.lock().unwrap() = String::new();
+    *bench.peers.safe.lock().unwrap() = (false, true);
+    assert!(matches!(proxy.reboot("u1").await, Err(OtaError::NotSafe(_))));
+    *bench.peers.safe.lock().unwrap() = (true, true);
     proxy.reboot("u1").await.unwrap();
     let (proxy, _server, _client) = bench.boot().await;
     assert_eq!(slots(&proxy).await, ["A good 1.0 booted primary", "B bad 2.0"]);

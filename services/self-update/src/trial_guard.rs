@@ -29,6 +29,12 @@ const PAUSE: Duration = Duration::from_secs(2);
 const ROUNDS: u32 = 4;
 /// Longest reason that is read back: a sentence, in bytes.
 const MAX_REASON: u64 = 2048;
+/// Longest file of settings that is read, in bytes.
+const MAX_SETTINGS: u64 = 256 * 1024;
+/// Settings for an image whose own cannot be read.
+const BUILT_IN: &str = include_str!("../../../rootfs-overlay/usr/lib/pitstop/self-update.toml");
+/// How long the bus, or a service, may take to answer.
+const PING: Duration = Duration::from_secs(5);
 /// File with the reason, in self-update's state folder.
 const FILE: &str = "var/lib/pitstop/self-update/fall-back";
 /// Where an image may have its units, in systemd's order; the last is for systems whose `/lib` is not `/usr/lib`.
@@ -97,12 +103,15 @@ pub fn main(args: Args) -> ExitCode {
 }
 
 async fn guard(args: &Args) -> anyhow::Result<Verdict> {
-    let input: Input = pitstop_runtime::load_config(&args.root, "self-update")?;
+    let (input, unreadable) = settings(&args.root)?;
     let below = |path: &Path| args.root.join(path.strip_prefix("/").unwrap_or(path));
     let limit = Duration::from_secs(input.guard.limit_secs);
     let services: Vec<String> =
         input.guard.services.iter().filter(|name| is_installed(&args.root, name)).cloned().collect();
-    let Some(trouble) = trouble(&services, limit).await else { return Ok(Verdict::Healthy) };
+    let Some(mut trouble) = trouble(&services, limit).await else { return Ok(Verdict::Healthy) };
+    if let Some(error) = unreadable {
+        trouble = format!("{trouble}; {error}");
+    }
     let (slots, _) = config::slots(&input, below)?;
     let booted = booted_slot_of_file(&below(&input.cmdline), &slots).context("finding the booted slot")?;
     let other = slots.other(&booted)?.clone();
@@ -116,6 +125,22 @@ async fn guard(args: &Args) -> anyhow::Result<Verdict> {
         restart(&input.guard.restart_command)?;
     }
     Ok(verdict)
+}
+
+/// The settings, and what is wrong with them: those of a release that self-update cannot start with must not stop the guard too. Then
+/// the image's own are taken, and those built in where they are not right either.
+fn settings(root: &Path) -> anyhow::Result<(Input, Option<String>)> {
+    let error = match pitstop_runtime::load_config(root, "self-update") {
+        Ok(input) => return Ok((input, None)),
+        Err(error) => format!("{:#}", anyhow::Error::new(error)),
+    };
+    eprintln!("trial-guard: {error}");
+    let mut own = String::new();
+    let file = fs::File::open(root.join("usr/lib/pitstop/self-update.toml"));
+    let read = file.and_then(|file| file.take(MAX_SETTINGS).read_to_string(&mut own));
+    let of_image = read.ok().and_then(|_| toml::from_str(&own).ok());
+    let input = of_image.map_or_else(|| toml::from_str(BUILT_IN).context("the built-in settings"), Ok)?;
+    Ok((input, Some(error)))
 }
 
 /// Whether this image has the service at all: integrators leave some out. A unit that is masked is installed, and missed.
@@ -165,7 +190,11 @@ async fn round(services: &[String]) -> Result<(), String> {
             UNITS.join(", /")
         ));
     }
-    let bus = Connection::system().await.map_err(|error| format!("the system bus does not answer: {error}"))?;
+    // It may accept a connection and never say a word.
+    let bus = tokio::time::timeout(PING, Connection::system())
+        .await
+        .map_err(|_| format!("the system bus does not answer in {} s", PING.as_secs()))?
+        .map_err(|error| format!("the system bus does not answer: {error}"))?;
     for service in services {
         let asked = async {
             let peer =
@@ -173,11 +202,11 @@ async fn round(services: &[String]) -> Result<(), String> {
             peer.ping().await?;
             Ok::<(), zbus::Error>(())
         };
-        let answer = tokio::time::timeout(Duration::from_secs(5), asked).await;
+        let answer = tokio::time::timeout(PING, asked).await;
         match answer {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(format!("{service} does not answer: {error}")),
-            Err(_) => return Err(format!("{service} does not answer in 5 s")),
+            Err(_) => return Err(format!("{service} does not answer in {} s", PING.as_secs())),
         }
     }
     Ok(())
@@ -209,6 +238,27 @@ mod tests {
         assert_eq!(input.guard.services.len(), 9);
         assert!(input.guard.services.iter().all(|service| is_installed(&overlay, service)));
         assert!(!is_installed(tempfile::tempdir().unwrap().path(), "Manager"));
+    }
+
+    #[test]
+    fn settings_that_self_update_cannot_start_with_do_not_stop_the_guard() {
+        let root = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = root.path().join(name).join("self-update.toml");
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        file("usr/lib/pitstop", &BUILT_IN.replace("limit_secs = 150", "limit_secs = 77"));
+        let (input, error) = settings(root.path()).unwrap();
+        assert_eq!((input.guard.limit_secs, error), (77, None));
+        // A key that this release does not know any more.
+        file("etc/pitstop", "cmd_line = \"/proc/cmdline\"\n");
+        let (input, error) = settings(root.path()).unwrap();
+        assert_eq!(input.guard.limit_secs, 77);
+        assert!(error.unwrap().contains("cmd_line"));
+        file("usr/lib/pitstop", "[guard]\nservices = 1");
+        let (input, error) = settings(root.path()).unwrap();
+        assert_eq!((input.guard.limit_secs, error.is_some()), (150, true));
     }
 
     #[test]

@@ -46,6 +46,16 @@ impl<P: Peers> Service<P> {
         self.stage(update.as_str(), &expected, attempt, sender).await
     }
 
+    /// Only while the vehicle stands, as the restart that follows: refused after this, the restart would leave a slot behind that the next
+    /// start tries without anybody asking.
+    pub async fn activate_for_workshop(&self, update: &UpdateId) -> Result<()> {
+        let (standstill, _, reason) = self.peers.check_safe().await?;
+        if !standstill {
+            return Err(OtaError::NotSafe(reason));
+        }
+        self.activate(update.as_str()).await
+    }
+
     /// Restarts if the vehicle stands and is held. The authenticated tester stands for the driver's answer; standing cannot be vouched
     /// for by anybody but the vehicle. The inhibit is kept over the restart and released when the update has ended.
     pub async fn reboot_for_workshop(&self, update: &UpdateId) -> Result<()> {

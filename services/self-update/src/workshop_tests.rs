@@ -54,6 +54,10 @@ async fn a_moving_or_unheld_vehicle_is_not_restarted_and_not_held() {
     let (_, _server, client) = bench.boot().await;
     let proxy = workshop(&client).await;
     staged(&proxy, &client).await;
+    *bench.peers.safe.lock().unwrap() = (false, true);
+    assert!(matches!(proxy.activate("w-1").await, Err(OtaError::NotSafe(_))));
+    assert_eq!(proxy.get_update().await.unwrap().1, "staged", "no later start may try it");
+    *bench.peers.safe.lock().unwrap() = (true, true);
     proxy.activate("w-1").await.unwrap();
     *bench.peers.safe.lock().unwrap() = (false, true);
     assert!(matches!(proxy.reboot("w-1").await, Err(OtaError::NotSafe(_))));

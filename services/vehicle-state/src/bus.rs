@@ -66,6 +66,12 @@ impl VehicleStateObject {
     fn inhibit(&self) -> &'static str {
         self.inhibit.borrow().as_str()
     }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    async fn inhibit_owners(&self) -> zbus::fdo::Result<Vec<String>> {
+        let owners = self.service.call(|reply| Command::Owners { reply }).await;
+        owners.map_err(|error| zbus::fdo::Error::Failed(error.text().to_owned()))
+    }
 }
 
 fn owner_id(text: String) -> Result<UpdateId, OtaError> {

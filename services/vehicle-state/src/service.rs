@@ -47,6 +47,7 @@ pub(crate) enum Command {
     Request { owner: UpdateId, reply: Reply<()> },
     Release { owner: UpdateId, reply: Reply<()> },
     CheckSafe { reply: Reply<(bool, bool, String)> },
+    Owners { reply: Reply<Vec<String>> },
 }
 
 impl Handle {
@@ -127,7 +128,10 @@ impl<B: Buses> Service<B> {
     }
 
     async fn handle(&mut self, command: Command) {
-        self.wake().await;
+        // What is stored needs no frames.
+        if !matches!(command, Command::Owners { .. }) {
+            self.wake().await;
+        }
         match command {
             Command::GetSignals { reply } => {
                 let _ = reply.send(Ok(self.signals.map().iter().map(|spec| self.status(spec)).collect()));
@@ -147,6 +151,9 @@ impl<B: Buses> Service<B> {
             }
             Command::CheckSafe { reply } => {
                 let _ = reply.send(Ok(self.check_safe()));
+            }
+            Command::Owners { reply } => {
+                let _ = reply.send(Ok(self.inhibit.record().owners.iter().map(ToString::to_string).collect()));
             }
         }
     }

@@ -202,6 +202,17 @@ impl SlotRecord {
         Ok(true)
     }
 
+    /// Takes the slot that runs for the committed one. Refused (`false`) while an installation is under way, or has left the running slot
+    /// and waits for the restart, and where there is nothing to change. The boot loader is to be settled on the slot then.
+    pub fn adopt(&mut self, booted: &SlotName) -> bool {
+        let over = self.installation.as_ref().is_none_or(|now| now.phase.is_end());
+        let due = *booted != self.committed && over && !self.reboot_due(booted);
+        if due {
+            self.committed = booted.clone();
+        }
+        due
+    }
+
     /// Tries the staged slot at the next start. `Ok(false)`: it is already so.
     pub fn activate(&mut self, update: &UpdateId) -> Result<bool, PhaseError> {
         self.apply(update, Verb::Activate)

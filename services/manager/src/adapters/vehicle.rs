@@ -30,6 +30,11 @@ impl Vehicle for BusVehicle {
         proxy!(VehicleStateProxy, &self.bus).release_inhibit(update.as_str()).await
     }
 
+    async fn inhibit_owners(&self) -> Result<Vec<UpdateId>, OtaError> {
+        let owners = proxy!(VehicleStateProxy, &self.bus).inhibit_owners().await?;
+        Ok(owners.into_iter().filter_map(|owner| UpdateId::new(owner).ok()).collect())
+    }
+
     async fn unsafe_because(&self) -> Result<Option<String>, OtaError> {
         let (standstill, inhibited, reason) = proxy!(VehicleStateProxy, &self.bus).check_safe().await?;
         Ok((!standstill || !inhibited).then_some(reason))

@@ -1,7 +1,7 @@
 //! The way out: floors, inhibit, report, notice, release.
 
 use pitstop_dbus::OtaError;
-use pitstop_lifecycle::{Duty, Record};
+use pitstop_lifecycle::{Duty, Phase, Record};
 use pitstop_types::UpdateEnd;
 
 use super::{FIRST_PAUSE, GIVE_UP, LONGEST_PAUSE, Performer, Result};
@@ -22,6 +22,9 @@ impl Performer {
                 Ok(())
             }
             Duty::Release => {
+                if leaves_its_slot(record) {
+                    self.must_not_hold_up(patiently!(tether, self.ports.slots.roll_back(update)));
+                }
                 self.must_not_hold_up(patiently!(tether, self.ports.driver.withdraw(update)));
                 self.must_not_hold_up(patiently!(tether, self.ports.content.release(update)));
                 self.must_not_hold_up(patiently!(tether, self.ports.slots.release_lease(update)));
@@ -76,4 +79,11 @@ impl Performer {
             }
         }
     }
+}
+
+/// Given up before the commit, so nobody will decide about its slot any more: undecided it would keep out every other update.
+fn leaves_its_slot(record: &Record) -> bool {
+    record.end == Some(UpdateEnd::NeedsWorkshop)
+        && !record.entered.contains_key(&Phase::Committing)
+        && record.steps.iter().any(|step| step.ecu.is_tcu())
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use pitstop_lifecycle::{Boot, Record};
+use pitstop_runtime::operation::patiently;
 use pitstop_store::{Document, Storage, StoreError};
-use pitstop_types::SlotName;
+use pitstop_types::{SlotName, UpdateId};
 
-use super::{ENVELOPE, Home, LONGEST_SLEEP, RESPITE, Service};
+use super::{ENVELOPE, Home, LONGEST_SLEEP, RESPITE, Service, is_over};
 
 impl Service {
     /// The first act of every life with an update under way: which slot runs?
@@ -29,6 +30,42 @@ impl Service {
                 tokio::time::sleep(RESPITE).await;
             }
         });
+    }
+
+    /// A life without an update under way: is one held all the same, whose record was lost?
+    pub(super) fn look_who_holds(&mut self) {
+        let vehicle = self.ports.vehicle.clone();
+        self.tasks.spawn(async move {
+            loop {
+                match vehicle.inhibit_owners().await {
+                    Ok(holders) => return Home::Holders(holders),
+                    Err(error) => log::debug!("who holds the drive inhibit? {}", error.text()),
+                }
+                tokio::time::sleep(RESPITE).await;
+            }
+        });
+    }
+
+    /// Nobody goes on with these updates, so nobody else would let the vehicle drive again or give the slots back. Workshops' are
+    /// self-update's business. The slot that is left runs until the next start.
+    pub(super) fn let_go(&mut self, holders: Vec<UpdateId>) {
+        let mine = |id: &UpdateId| {
+            self.record.as_ref().is_some_and(|record| record.decision.update == *id && !is_over(record))
+        };
+        for update in holders.into_iter().filter(|id| !id.is_workshop() && !mine(id)) {
+            log::error!(update = update.as_str(); "its record is lost: the slots go back to the old software, the vehicle may drive");
+            let (slots, vehicle) = (self.ports.slots.clone(), self.ports.vehicle.clone());
+            tokio::spawn(async move {
+                if let Err(error) = patiently(|| slots.roll_back(&update)).await {
+                    log::warn!(update = update.as_str(); "the slots are not given back: {}", error.text());
+                }
+                let released = patiently(|| slots.release_lease(&update)).await.err();
+                let released = patiently(|| vehicle.release_inhibit(&update)).await.err().or(released);
+                if let Some(error) = released {
+                    log::warn!(update = update.as_str(); "it is not let go: {}", error.text());
+                }
+            });
+        }
     }
 
     pub(super) fn learn_buses(&mut self) {

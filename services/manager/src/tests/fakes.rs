@@ -430,6 +430,11 @@ impl Vehicle for Stage {
         })
         .await
     }
+    async fn inhibit_owners(&self) -> Result<Vec<UpdateId>, OtaError> {
+        self.away()?;
+        let world = self.world();
+        Ok(world.inhibit.then(|| world.decision.update.clone()).into_iter().collect())
+    }
     async fn unsafe_because(&self) -> Result<Option<String>, OtaError> {
         self.away()?;
         Ok((!self.world().inhibit).then(|| "the drive inhibit is not acknowledged".into()))

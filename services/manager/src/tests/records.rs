@@ -1,6 +1,7 @@
 //! Stored records: damaged, of a newer release, of this one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pitstop_lifecycle::sim::World;
 use pitstop_store::{Storage, StoreError};
@@ -45,6 +46,27 @@ fn a_damaged_record_is_put_aside_and_the_service_starts() {
     assert_eq!(load(&vehicle).unwrap().shown().phase, "idle");
     assert!(storage.read("record").unwrap().is_none());
     assert!(storage.read("record.damaged").unwrap().is_some());
+}
+
+#[test]
+fn an_update_whose_record_is_lost_holds_neither_vehicle_nor_slots() {
+    let mut vehicle = waiting();
+    vehicle.world().inhibit = true;
+    vehicle.disk.storage().replace("record", b"pitstop 1 nonsense\n{}").unwrap();
+    // A service that is away at first is asked again.
+    vehicle.scene().away_percent = 50;
+    vehicle.scene().nothing_wanted = true;
+    vehicle.live(|_| tokio::time::sleep(Duration::from_secs(120))).unwrap();
+    assert!(!vehicle.world().inhibit);
+    assert_eq!(vehicle.scene().orders.last().unwrap(), "rollback tcu");
+}
+
+#[test]
+fn an_update_under_way_stays_held_over_a_start() {
+    let mut vehicle = waiting();
+    vehicle.world().inhibit = true;
+    vehicle.live(|_| tokio::time::sleep(Duration::from_secs(120))).unwrap();
+    assert!(vehicle.world().inhibit && vehicle.scene().orders.iter().all(|order| order != "rollback tcu"));
 }
 
 #[test]

@@ -154,6 +154,12 @@ fn an_ecu_that_cannot_be_brought_back_needs_a_workshop() {
     let (vehicle, end) = ended(world);
     assert_eq!(end, UpdateEnd::NeedsWorkshop);
     assert!(vehicle.entries()[0].reason.as_ref().unwrap().ecu == Some(ecu("bcm")));
+    let orders = vehicle.scene().orders.clone();
+    assert_eq!(
+        orders.last().unwrap(),
+        "rollback tcu",
+        "or its slot would stay undecided, and keep out the next update: {orders:?}"
+    );
 }
 
 #[test]

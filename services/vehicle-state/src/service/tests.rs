@@ -183,7 +183,9 @@ async fn a_request_survives_a_restart_and_only_its_owner_ends_it() {
     let mut again = Bench::start(&disk).await;
     assert_eq!(again.sent.recv().await.unwrap().data[0], 1, "sent without being asked again");
     assert_eq!(again.proxy.inhibit().await.unwrap(), "requested");
+    assert_eq!(again.proxy.inhibit_owners().await.unwrap(), ["u-1"]);
     again.proxy.release_inhibit("u-1").await.unwrap();
+    assert!(again.proxy.inhibit_owners().await.unwrap().is_empty());
     let mut last = Bench::start(&disk).await;
     assert_eq!(last.sent.recv().await.unwrap().data[0], 0, "the gateway has not shown the release yet");
     last.advance(100);
