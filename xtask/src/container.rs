@@ -2,20 +2,29 @@
 
 use std::process::Command;
 
-use crate::shell::{Failure, Outcome, cargo, has, is_root, output, step, target_dir};
+use crate::shell::{Failure, Outcome, cargo, has, is_root, known_flags, output, step, target_dir};
 
 const HELP: &str = "\
 usage: cargo xtask container [--tag NAME]
 
 Makes an OCI image of pitstop-backend with buildah: from scratch, the program and the shared libraries it needs, its own user,
 one volume for database and files. --tag sets its name (default localhost/pitstop-backend:latest).
-Run it with any engine, or here with: buildah run --isolation chroot";
+Run it with any engine, once to fill the volume and then to serve:
+
+  mkdir backend; OPTIONS=\"--user $(id -u):$(id -g) -v $PWD/backend:/data\"
+  ENGINE run --rm $OPTIONS -v $PWD/keyring.pem:/keyring.pem:ro NAME init --host HOST --keyring /keyring.pem \\
+    --public 0.0.0.0:8443 --device 0.0.0.0:8444 --admin 0.0.0.0:8080
+  ENGINE run $OPTIONS -p 8443:8443 -p 8444:8444 -p 127.0.0.1:8080:8080 NAME serve --no-mqtt
+
+HOST is the name or address by which vehicles reach it, keyring.pem tells who may sign bundles. The user must be able to write to the
+folder (podman without root: --userns=keep-id). Without --no-mqtt it wants a broker at HOST, which is a program of its own";
 
 pub fn run(args: &[String]) -> Outcome {
     if args.iter().any(|a| a == "--help" || a == "-h") {
         println!("{HELP}");
         return Ok(());
     }
+    known_flags("container", args, &[], &["--tag"])?;
     let at = args.iter().position(|a| a == "--tag");
     let tag = at.and_then(|at| args.get(at + 1)).map_or("localhost/pitstop-backend:latest", String::as_str);
     ensure_buildah()?;

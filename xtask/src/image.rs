@@ -17,7 +17,7 @@ use serde_json::json;
 pub use disk::{Place, places};
 pub use root::{SERVICES, kernel_version};
 
-use crate::shell::{self, Failure, Outcome, cargo, is_root, output, step, tenths, workspace};
+use crate::shell::{self, Failure, Outcome, cargo, is_root, known_flags, output, step, tenths, workspace};
 use crate::units;
 
 const HELP: &str = "\
@@ -129,6 +129,7 @@ pub fn run(args: &[String]) -> Outcome {
         println!("{HELP}");
         return Ok(());
     }
+    known_flags("image", args, &["--no-build", "--check", "--json"], &[])?;
     if args.iter().any(|a| a == "--check") {
         return units::check();
     }
@@ -209,15 +210,43 @@ pub fn newer(paths: &Paths, file: &Path) -> bool {
     }
 }
 
+fn missing_tools() -> Vec<&'static str> {
+    TOOLS.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect()
+}
+
+/// Makes the disk if there is none. Whoever has one with all tools beside it starts it as any user.
+pub fn bootable(paths: &Paths) -> Outcome {
+    let there = paths.disk().is_file();
+    may_start(there, &missing_tools(), is_root())?;
+    if there { ensure_tools() } else { run(&[]) }
+}
+
+/// Whether this user may start the disk, or what root has to do first.
+fn may_start(disk: bool, missing: &[&str], root: bool) -> Outcome {
+    if root || (disk && missing.is_empty()) {
+        return Ok(());
+    }
+    let install = format!("apt-get update && apt-get install -y {}", missing.join(" "));
+    let steps: Vec<&str> = [(!missing.is_empty(), install.as_str()), (!disk, "cargo xtask image")]
+        .into_iter()
+        .filter_map(|(needed, step)| needed.then_some(step))
+        .collect();
+    Err(Failure::new(format!("run as root first: {}", steps.join(" && "))))
+}
+
 /// Installs what is missing on the building machine.
 pub fn ensure() -> Outcome {
-    let missing: Vec<&str> =
-        TOOLS.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(name, _)| *name).collect();
+    let missing = missing_tools();
     if !is_root() {
         let more =
             if missing.is_empty() { String::new() } else { format!(" (missing packages: {})", missing.join(" ")) };
         return Err(Failure::new(format!("an image has files of many owners, so making it needs root{more}")));
     }
+    ensure_tools()
+}
+
+fn ensure_tools() -> Outcome {
+    let missing = missing_tools();
     if missing.is_empty() {
         return Ok(());
     }
@@ -336,4 +365,20 @@ fn copy(from: &Path, to: &Path) -> Outcome {
 /// A file of the folder `qemu/`.
 fn qemu_file(name: &str) -> PathBuf {
     workspace().join("qemu").join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_needed_only_where_something_must_be_made() {
+        assert!(may_start(true, &[], false).is_ok());
+        assert!(may_start(false, &["ovmf"], true).is_ok());
+        let refused = |disk, missing: &[&str]| may_start(disk, missing, false).unwrap_err().text;
+        assert!(refused(false, &[]).ends_with("root first: cargo xtask image"));
+        let tools = refused(true, &["ovmf", "swtpm"]);
+        assert!(tools.ends_with("apt-get install -y ovmf swtpm"), "{tools}");
+        assert!(refused(false, &["ovmf"]).ends_with("-y ovmf && cargo xtask image"));
+    }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::setup;
-use crate::shell::{Failure, Outcome, cargo, has, step, target_dir, workspace};
+use crate::shell::{Failure, Outcome, cargo, has, known_flags, step, target_dir, workspace};
 use crate::units;
 
 pub fn run(args: &[String]) -> Outcome {
@@ -14,6 +14,7 @@ pub fn run(args: &[String]) -> Outcome {
         );
         return Ok(());
     }
+    known_flags("lint", args, &[], &[])?;
     setup::ensure()?;
     step("formatting (mend with cargo fmt)", cargo().args(["fmt", "--all", "--check"]))?;
     let fuzz = workspace().join("fuzz/Cargo.toml");

@@ -29,10 +29,12 @@ usage: cargo xtask COMMAND [options]
   fuzz [TARGET...]     feeds every parser of foreign bytes with made-up inputs, guided by coverage
   container [--tag T]  an OCI image of the backend, made by buildah
   image [options]      a bootable disk of the TCU from Debian packages, and the update bundle of the same software
-  qemu [options]       boots that disk with a TPM, a watchdog and CAN controllers; --smoke judges the start
+  qemu [options]       boots that disk with a TPM, a watchdog and CAN controllers; --vehicle: with a whole vehicle around it;
+                       --smoke judges the start
   yocto [options]      checks the Yocto layer, as far as that goes without an image build; --write makes its crate list
 
-Every command takes --help; demo, bench and setup take --json.";
+Every command takes --help. These end with JSON for programs by --json: setup --check, demo, bench, fuzz, image, and of qemu
+--smoke and --scenario.";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -45,7 +47,6 @@ fn main() -> ExitCode {
         "demo" => demo::run(rest),
         "test" => test::run(rest),
         "lint" => lint::run(rest),
-        "bench" if rest.iter().any(|word| word == "footprint") => qemu::footprint::run(rest),
         "bench" => demo::bench(rest),
         "container" => container::run(rest),
         "fuzz" => fuzz::run(rest),
@@ -63,6 +64,30 @@ fn main() -> ExitCode {
         Err(failure) => {
             eprintln!("xtask: {}", failure.text);
             ExitCode::from(failure.status)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Run = fn(&[String]) -> shell::Outcome;
+
+    #[test]
+    fn a_slip_in_a_flag_starts_no_work() {
+        let commands: [(&str, Run); 6] = [
+            ("setup", setup::run),
+            ("lint", lint::run),
+            ("container", container::run),
+            ("image", image::run),
+            ("yocto", yocto::run),
+            ("bench", demo::bench),
+        ];
+        for (name, run) in commands {
+            let words = ["footprint", "--chek"].iter().skip(usize::from(name != "bench"));
+            let refused = run(&words.map(|word| (*word).to_owned()).collect::<Vec<_>>()).expect_err(name);
+            assert!(refused.text.contains(name) && refused.text.contains("\"--chek\""), "{name}: {}", refused.text);
         }
     }
 }

@@ -17,6 +17,7 @@ mod scenario;
 mod shell;
 mod started;
 mod story;
+mod vehicle;
 mod volumes;
 mod workshop;
 mod writes;
@@ -30,13 +31,15 @@ use machine::{Console, Machine, Options};
 use started::Started;
 
 const HELP: &str = "\
-usage: cargo xtask qemu [--fresh] | --smoke [--json] | --inside
+usage: cargo xtask qemu [--fresh] | --vehicle [--no-build] | --smoke [--json] | --inside
        cargo xtask qemu --scenario NAME [--auto] [--no-build] [--json]
                         [--cycles N] [--seed S] [--ecus] [--sample N] [--recorded]
 
 Boots target/tcu/disk.img (made first if absent) on a copy that keeps its changes, with OVMF, GRUB, a TPM, a watchdog, two CAN
 controllers on one bus and a virtual CAN FD bus. The console is this terminal, logged in as root; Ctrl-A X ends it.
 
+--vehicle boots a fresh disk at this terminal with backend, broker and simulated control units around it, provisions it and starts a
+          campaign: what follows is yours, by pitstopctl and busctl on the console or by ssh
 --smoke   boots a fresh disk without a terminal, waits for all services, asks `pitstopctl status`, powers off; the exit status tells
 --inside  what only the machine shows: exposure of the units, every call as every user, the kernel's CAN and ISO-TP, GRUB's tools and
           Debian's RAUC on our slots
@@ -81,14 +84,12 @@ pub fn run(args: &[String]) -> Outcome {
         println!("{HELP}");
         return Ok(());
     }
-    image::ensure()?;
     let paths = Paths::new();
-    if !paths.disk().is_file() {
-        image::run(&[])?;
-    }
+    image::bootable(&paths)?;
     match wish {
         Wish::Help => Ok(()),
         Wish::Smoke { json } => smoke(&paths, json),
+        Wish::Vehicle { build } => vehicle::run(&paths, build),
         Wish::Inside => inside::run(&paths),
         Wish::Scenario(order) => scenario::run(&paths, &order),
         Wish::Terminal { fresh } => {

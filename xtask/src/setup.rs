@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::shell::{self, Failure, Outcome, has, is_root, step, workspace};
+use crate::shell::{self, Failure, Outcome, has, is_root, known_flags, step, workspace};
 
 /// Debian packages, with a file or program that shows whether one is there.
 const PACKAGES: &[(&str, Probe)] = &[
@@ -66,6 +66,7 @@ pub fn run(args: &[String]) -> Outcome {
         println!("{HELP}");
         return Ok(());
     }
+    known_flags("setup", args, &["--check", "--json"], &[])?;
     if args.iter().any(|a| a == "--check") {
         let (packages, users) = (missing_packages(), missing_users());
         if args.iter().any(|a| a == "--json") {

@@ -50,6 +50,22 @@ pub fn is_root() -> bool {
     uid.is_ok_and(|out| out.stdout.trim_ascii() == b"0")
 }
 
+/// Refuses what a command does not know: a slip in a flag must not start the work that the flag was to prevent.
+/// `flags` stand alone, each of `valued` has a word behind it.
+pub fn known_flags(command: &str, args: &[String], flags: &[&str], valued: &[&str]) -> Outcome {
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        if valued.contains(&word.as_str()) {
+            if words.next().is_none_or(|value| value.starts_with("--")) {
+                return Err(Failure::new(format!("{word} needs a word behind it; see cargo xtask {command} --help")));
+            }
+        } else if !flags.contains(&word.as_str()) {
+            return Err(Failure::new(format!("cargo xtask {command} does not know {word:?}; see --help")));
+        }
+    }
+    Ok(())
+}
+
 /// Runs a step with its output on the terminal; tells its name before and its time after.
 pub fn step(name: &str, command: &mut Command) -> Outcome {
     eprintln!("==> {name}");
@@ -79,4 +95,28 @@ pub fn output(command: &mut Command) -> Result<String, Failure> {
 /// Seconds with one decimal, for JSON.
 pub fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_does_not_know_is_refused_by_name() {
+        let said = |text: &str| {
+            let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            known_flags("setup", &words, &["--check", "--json"], &["--tag"]).map_err(|failure| failure.text)
+        };
+        for good in ["", "--json --check", "--tag name --check"] {
+            assert_eq!(said(good), Ok(()), "{good}");
+        }
+        for (words, part) in [
+            ("--chek", "does not know \"--chek\""),
+            ("--check now", "does not know \"now\""),
+            ("--tag", "--tag needs a word"),
+            ("--tag --check", "--tag needs a word"),
+        ] {
+            assert!(said(words).unwrap_err().contains(part), "{words}");
+        }
+    }
 }

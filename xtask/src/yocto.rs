@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::shell::{Failure, Outcome, step, target_dir, workspace};
+use crate::shell::{Failure, Outcome, known_flags, step, target_dir, workspace};
 use packages::read;
 
 const HELP: &str = "\
@@ -30,6 +30,9 @@ parse, dependency graph of pitstop-image with every service, fetch and unpack fr
                   the trees of meta-openembedded and meta-security (branches wrynose) the product, whose keys are in a TPM
   --check-layer   yocto-check-layer as well (10 minutes and more)";
 
+const FLAGS: &[&str] = &["--write", "--variants", "--build", "--check-layer"];
+const VALUED: &[&str] = &["--bitbake", "--oe-core", "--user", "--work", "--meta-oe", "--meta-security"];
+
 /// The generated list, below the layer.
 const CRATES: &str = "recipes-pitstop/pitstop-crates.inc";
 /// Tools from Python's registry, in an environment of their own.
@@ -44,6 +47,7 @@ pub fn run(args: &[String]) -> Outcome {
         println!("{HELP}");
         return Ok(());
     }
+    known_flags("yocto", args, FLAGS, VALUED)?;
     crate_list(args.iter().any(|a| a == "--write"))?;
     eprintln!("==> packages, units, users");
     let mut wrong = packages::differences(env!("CARGO_PKG_VERSION"))?;
@@ -136,4 +140,17 @@ for name in sys.argv[1:]:
     let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     files.sort();
     step("kas files", Command::new(tools.join("python")).args(["-c", PROGRAM]).args(files))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_of_the_help_is_known() {
+        let words = HELP.split(|letter: char| !letter.is_ascii_lowercase() && letter != '-');
+        let told: Vec<&str> = words.filter(|word| word.starts_with("--")).collect();
+        assert!(told.len() > FLAGS.len());
+        assert!(told.iter().all(|flag| FLAGS.contains(flag) || VALUED.contains(flag)), "{told:?}");
+    }
 }

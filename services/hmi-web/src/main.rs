@@ -12,6 +12,9 @@ use anyhow::{Context as _, ensure};
 use clap::Parser;
 use tokio::net::TcpListener;
 
+/// The group whose members show prompts and answer for the driver.
+const SCREEN_GROUP: &str = "pitstop-hmi-client";
+
 /// Shows vehicle update prompts as a web page on this computer.
 #[derive(Debug, Parser)]
 #[command(name = "pitstop-hmi-web", version)]
@@ -27,6 +30,7 @@ struct Cli {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
+    pitstop_dbus::access::join_group_as_root(SCREEN_GROUP);
     // Whoever reaches the page can answer for the driver.
     ensure!(cli.listen.ip().is_loopback(), "{} is not a loopback address", cli.listen);
     let builder = match cli.address.as_deref() {
@@ -40,5 +44,22 @@ async fn main() -> anyhow::Result<()> {
     tokio::select! {
         served = axum::serve(listener, web::router(bus, screen)) => served.context("serving the page"),
         stopped = tokio::signal::ctrl_c() => stopped.context("waiting for Ctrl-C"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pitstop_dbus::access::{Access, Caller, TABLE};
+
+    #[test]
+    fn the_group_may_do_all_that_a_screen_does() {
+        let table = Access::parse(TABLE).unwrap();
+        let group = |name: &str| matches!(table.callers.get(name), Some(Caller::Group(g)) if g == super::SCREEN_GROUP);
+        let screen = table.callers.keys().find(|name| group(name)).unwrap();
+        for (interface, member) in
+            [("Prompts", "ListPrompts"), ("Prompts", "ListNotices"), ("Prompt", "Answer"), ("Notice", "Acknowledge")]
+        {
+            assert!(table.allows(screen, "Hmi", interface, member), "{interface}.{member}");
+        }
     }
 }

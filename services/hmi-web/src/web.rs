@@ -137,8 +137,18 @@ impl IntoResponse for Refused {
             OtaError::AlreadyAnswered(_) | OtaError::TextChanged(_) | OtaError::WrongPhase(_) => StatusCode::CONFLICT,
             _ => StatusCode::BAD_GATEWAY,
         };
-        let body = serde_json::json!({"error": self.0.short_name(), "text": self.0.text(), "advice": self.0.advice()});
+        let body = serde_json::json!({"error": self.0.short_name(), "text": self.0.text(), "advice": self.advice()});
         (status, Json(body)).into_response()
+    }
+}
+
+impl Refused {
+    /// What to do next. The bus refuses whoever is not in the group of screens, however well the service runs.
+    fn advice(&self) -> String {
+        if self.0.is_bus_error("AccessDenied") {
+            return format!("run it as a member of {}", crate::SCREEN_GROUP);
+        }
+        self.0.advice().to_owned()
     }
 }
 

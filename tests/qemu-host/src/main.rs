@@ -1,7 +1,7 @@
 //! What stands around the emulated TCU and keeps its power when that loses it: backend and broker, simulated control units with
 //! their buses, and the ways by which the guest reaches them.
 //!
-//! `cargo xtask qemu --scenario` starts it and talks to it: it prints one JSON line when all is ready, then answers each word on
+//! `cargo xtask qemu --scenario` (or `--vehicle`) starts it and talks to it: it prints one JSON line when all is ready, then answers each word on
 //! standard input with one JSON line: `campaign BUNDLE` publishes the control units' new software with this bundle of the TCU's and
 //! starts a campaign with it, `package BUNDLE` publishes the same and makes a workshop's package of the TCU's, `state` tells what the backend says of the vehicle,
 //! `power off` takes the power from every simulated control unit and `power on` gives it back.

@@ -14,6 +14,7 @@ pub enum Wish {
     Help,
     Terminal { fresh: bool },
     Smoke { json: bool },
+    Vehicle { build: bool },
     Inside,
     Scenario(Order),
 }
@@ -26,6 +27,7 @@ pub fn parse(args: &[String]) -> Result<Wish, Failure> {
         match word.as_str() {
             "--help" | "-h" => given.help = true,
             "--smoke" => given.smoke = true,
+            "--vehicle" => given.vehicle = true,
             "--inside" => given.inside = true,
             "--fresh" => given.fresh = true,
             "--json" => given.json = true,
@@ -58,6 +60,7 @@ fn number(flag: &str, words: &mut Iter<'_, String>) -> Result<u64, Failure> {
 struct Given {
     help: bool,
     smoke: bool,
+    vehicle: bool,
     inside: bool,
     fresh: bool,
     json: bool,
@@ -77,8 +80,8 @@ impl Given {
             return Ok(Wish::Help);
         }
         let name = self.scenario.as_deref();
-        if [self.smoke, self.inside, name.is_some()].iter().filter(|asked| **asked).count() > 1 {
-            return Err(Failure::new("only one of --smoke, --inside and --scenario at a time"));
+        if [self.smoke, self.vehicle, self.inside, name.is_some()].iter().filter(|asked| **asked).count() > 1 {
+            return Err(Failure::new("only one of --smoke, --vehicle, --inside and --scenario at a time"));
         }
         if let Some(name) = name.filter(|name| !scenario::names().contains(name)) {
             return Err(Failure::new(format!("there is no story {name:?}; known: {}", scenario::names().join(", "))));
@@ -92,7 +95,7 @@ impl Given {
             ("--sample", self.sample.is_some() && !flushes, "--scenario flushes"),
             ("--recorded", self.recorded && !flushes, "--scenario flushes"),
             ("--auto", self.auto && name.is_none(), "--scenario"),
-            ("--no-build", self.no_build && name.is_none(), "--scenario"),
+            ("--no-build", self.no_build && name.is_none() && !self.vehicle, "--scenario and --vehicle"),
             ("--json", self.json && name.is_none() && !self.smoke, "--smoke and --scenario"),
         ];
         if let Some((flag, _, place)) = misplaced.iter().find(|(_, wrong, _)| *wrong) {
@@ -110,6 +113,7 @@ impl Given {
                 sample: self.sample.map_or(SAMPLE, |sample| usize::try_from(sample).unwrap_or(usize::MAX)),
             }),
             None if self.smoke => Wish::Smoke { json: self.json },
+            None if self.vehicle => Wish::Vehicle { build: !self.no_build },
             None if self.inside => Wish::Inside,
             None => Wish::Terminal { fresh: self.fresh },
         })
@@ -131,6 +135,8 @@ mod tests {
         assert_eq!(of("--fresh"), Ok(Wish::Terminal { fresh: true }));
         assert_eq!(of("--json --smoke"), Ok(Wish::Smoke { json: true }));
         assert_eq!(of("--scenario nothing --help"), Ok(Wish::Help));
+        assert_eq!(of("--vehicle"), Ok(Wish::Vehicle { build: true }));
+        assert_eq!(of("--no-build --vehicle"), Ok(Wish::Vehicle { build: false }));
         let Ok(Wish::Scenario(happy)) = of("--scenario happy --auto --json") else { panic!("a story") };
         assert!(happy.json && happy.build && !happy.ecus);
         let Ok(Wish::Scenario(cuts)) = of("--scenario power-cut --cycles 7 --seed 3 --ecus --no-build") else {
@@ -157,6 +163,9 @@ mod tests {
             ("--auto", "--auto goes with --scenario only"),
             ("--inside --json", "--json goes with"),
             ("--smoke --inside", "only one of"),
+            ("--vehicle --scenario happy", "only one of"),
+            ("--vehicle --json", "--json goes with"),
+            ("--smoke --no-build", "--no-build goes with --scenario and --vehicle only"),
         ] {
             let refused = of(words).expect_err(words);
             assert!(refused.contains(said), "{words}: {refused}");

@@ -13,7 +13,7 @@ use super::machine::{Console, Machine, Options};
 use super::shell::Shell;
 use super::{ANSWER_LIMIT, BOOT_LIMIT};
 use crate::image::{self, Paths, SERVICES};
-use crate::shell::{Failure, Outcome, output, step};
+use crate::shell::{Failure, Outcome, known_flags, output, step};
 
 /// After the start everything settles before it is looked at.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -49,11 +49,9 @@ const PEERS: [Peer; 2] = [
 ];
 
 pub fn run(args: &[String]) -> Outcome {
-    image::ensure()?;
+    known_flags("bench footprint", args, &["--json"], &[])?;
     let paths = Paths::new();
-    if !paths.disk().is_file() {
-        image::run(&[])?;
-    }
+    image::bootable(&paths)?;
     let peers = peers(&paths)?;
     let dir = paths.dir.join("footprint");
     let machine = Machine::start(&paths, &Options { dir, fresh: true, console: Console::Log, disks: vec![peers] })?;

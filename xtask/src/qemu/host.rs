@@ -65,6 +65,8 @@ pub struct Host {
     talk: Talk,
     /// The vehicle's one-time token.
     pub token: String,
+    /// The backend's page, with what a browser needs to be let in.
+    pub page: String,
 }
 
 impl Host {
@@ -83,8 +85,10 @@ impl Host {
             program.args(["--can-port", &ECU_CAN.to_string(), "--doip-port", &ECU_DOIP.to_string()]);
         })?;
         let ready = talk.line()?;
-        eprintln!("    backend for a browser: {}", ready["admin"].as_str().unwrap_or_default());
-        Ok(Self { talk, token: ready["token"].as_str().unwrap_or_default().to_owned() })
+        let word = |name: &str| ready[name].as_str().unwrap_or_default().to_owned();
+        let (token, page) = (word("token"), word("admin"));
+        eprintln!("    backend for a browser: {page}");
+        Ok(Self { talk, token, page })
     }
 
     /// Says one word with its arguments, and takes the answer.

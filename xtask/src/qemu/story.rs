@@ -62,6 +62,11 @@ struct Disturbance {
     said: Vec<String>,
 }
 
+/// Leaves the token as the factory does, and starts what the first boot would start by itself.
+pub fn provisioning(token: &str) -> String {
+    format!("printf %s '{token}' > /data/config/claim-token && systemctl start tcu-provision.service")
+}
+
 impl Story {
     /// Starts a TCU as it leaves the factory.
     pub fn begin(paths: &Paths, cuts: Option<Cuts>) -> Result<Self, Failure> {
@@ -124,9 +129,9 @@ impl Story {
         self.cuts.as_ref().map_or(&[], |cuts| &cuts.made)
     }
 
-    /// Leaves the token as the factory does, and starts what the first boot would start by itself.
+    /// Makes the TCU known to the backend, which then has its first signed report.
     pub fn provision(&mut self, token: &str) -> Outcome {
-        self.must(&format!("printf %s '{token}' > /data/config/claim-token && systemctl start tcu-provision.service"))?;
+        self.must(&provisioning(token))?;
         self.say("provisioned with keys in the TPM");
         self.must("pitstopctl --json check").map(drop)
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
-/// Longest time between the offer and the start of an installation, in seconds: 30 days (design section 2).
+/// Longest time between the offer and the start of an installation, in seconds: 30 days, as long as a driver may put it off.
 pub const MAX_INSTALL_WITHIN: u64 = 30 * 86_400;
 const MAX_STAGES: usize = 32;
 const MAX_LIST: usize = 100_000;

@@ -126,3 +126,11 @@ async fn other_sites_and_other_objects_are_kept_out() {
     let (status, page) = bench.request("GET / HTTP/1.1", "").await;
     assert!(status == 200 && page.contains("hmi.js"));
 }
+
+#[test]
+fn whoever_the_bus_refuses_learns_of_the_group() {
+    let denied = Refused(OtaError::Bus(zbus::fdo::Error::AccessDenied("no".into()).into()));
+    assert!(denied.advice().contains("pitstop-hmi-client"), "{}", denied.advice());
+    let changed = Refused(OtaError::TextChanged("other".into()));
+    assert_eq!(changed.advice(), changed.0.advice());
+}

@@ -1,4 +1,4 @@
-//! Power cut at every point, in the simulated vehicle. Requirement of the design's section 2: an update ends all new,
+//! Power cut at every point, in the simulated vehicle. An update must end all new,
 //! all old or named, whatever happens to the power.
 
 use pitstop_types::{EcuId, UpdateEnd, UserChoice};
