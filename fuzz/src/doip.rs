@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pitstop_doip::*;
@@ -63,6 +64,31 @@ pub fn stream_seeds() -> Vec<Vec<u8>> {
     vec![messages().into_iter().flat_map(encoded).collect(), encoded(Message::AliveCheckResponse { source: TESTER })]
 }
 
+/// Connections with active routing, and whose.
+type Active = BTreeMap<ConnectionId, LogicalAddress>;
+
+/// What the owner does after every input. No address is active twice.
+fn drain(entity: &mut Entity, open: &mut [bool; 4], active: &mut Active) {
+    while let Some(transmit) = entity.poll_transmit() {
+        let said = items(std::iter::once(transmit.bytes));
+        assert!(matches!(said.as_slice(), [StreamItem::Frame(_)]), "it sends one message that can be read: {said:?}");
+    }
+    while let Some(event) = entity.poll_event() {
+        match event {
+            EntityEvent::Close { connection } => {
+                open[connection.0 as usize] = false;
+                active.remove(&connection);
+            }
+            EntityEvent::Activated { connection, tester } => {
+                active.insert(connection, tester);
+                let same = active.values().filter(|address| **address == tester).count();
+                assert_eq!(same, 1, "{tester} is active twice");
+            }
+            EntityEvent::Received { .. } => {}
+        }
+    }
+}
+
 /// Four connections that anybody may open, use and leave.
 pub fn entity(data: &[u8]) {
     let vehicle = VehicleAnnouncement {
@@ -79,31 +105,27 @@ pub fn entity(data: &[u8]) {
         ..EntitySettings::new(vehicle, [LogicalAddress(0x1002)])
     };
     let (mut entity, mut now, mut open) = (Entity::new(settings), Duration::ZERO, [false; 4]);
+    let mut active = Active::new();
     for step in steps(data) {
         now += step.pause;
         entity.handle_timeout(now);
+        drain(&mut entity, &mut open, &mut active);
         let (slot, what) = (usize::from(step.kind & 3), step.kind >> 2);
         let id = ConnectionId(slot as u64);
         match what % 6 {
             0 if !open[slot] => (entity.handle_connected(now, id), open[slot] = true).0,
             0..=2 => entity.handle_input(now, id, step.bytes),
-            3 => (entity.handle_closed(now, id), open[slot] = false).0,
+            3 => {
+                entity.handle_closed(now, id);
+                (open[slot], _) = (false, active.remove(&id));
+            }
             4 => drop(entity.handle_datagram(step.bytes)),
             // An ECU's answer has a byte at least: the link under it knows no empty messages.
-            _ => drop(entity.send(id, GATEWAY, [&[0x7E], step.bytes].concat())),
+            _ => drop(entity.send(now, id, GATEWAY, [&[0x7E], step.bytes].concat())),
         }
-        while let Some(transmit) = entity.poll_transmit() {
-            let said = items(std::iter::once(transmit.bytes));
-            assert!(
-                matches!(said.as_slice(), [StreamItem::Frame(_)]),
-                "it sends one message that can be read: {said:?}"
-            );
-        }
-        while let Some(event) = entity.poll_event() {
-            if let EntityEvent::Close { connection } = event {
-                open[connection.0 as usize] = false;
-            }
-        }
+        drain(&mut entity, &mut open, &mut active);
+        let connections = open.iter().filter(|open| **open).count();
+        assert!(active.len() <= 2 && entity.waiting() <= connections, "more are active or wait than there are places");
         entity.handle_timeout(now);
         assert!(
             entity.poll_timeout().is_none_or(|at| at > now),

@@ -151,8 +151,10 @@ def test_a_proof_is_good_once_for_its_own_challenge_and_connection(ready, author
         challenge = show(client, certificate)
         proof = sign(key, challenge)
         assert code(prove, thief, proof) == 0x24
+        thief.deauthenticate()
+        assert code(prove, client, b"x" * 70) == 0x58, "what the thief did took nothing away"
         assert code(prove, client, proof) == 0x24, "used up"
-        challenge = show(client, certificate)
+        show(client, certificate)
         assert code(prove, client, proof) == 0x58, "that of an earlier challenge"
         challenge = show(client, certificate)
         assert code(prove, client, sign(authority.tester()[1], challenge)) == 0x58
@@ -165,6 +167,14 @@ def test_a_proof_is_good_once_for_its_own_challenge_and_connection(ready, author
         assert code(download, thief) == 0x34
         assert code(thief.change_session, 1) == 0x21
         assert read(thief, 0xF190) == VIN
+
+
+def test_one_testers_failures_do_not_close_it_for_another(ready, authority):
+    with connect(ready) as client, connect(ready, TESTER + 1) as stranger:
+        for _ in range(5):
+            assert code(show, stranger, b"no certificate") == 0x54
+        assert code(show, stranger, authority.tester()[0]) == 0x22
+        assert authenticate(client, *authority.tester()) == COMPLETE
 
 
 def test_authentication_ends_with_the_session_and_the_connection(ready, authority):

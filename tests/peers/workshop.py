@@ -90,12 +90,17 @@ def main():
     whole = int(os.environ.get("PITSTOP_PATIENCE_SECS", "120"))
     patience = {"request_timeout": whole, "p2_timeout": 10, "p2_star_timeout": whole, "use_server_timing": False}
     config = {**default_client_config, "data_identifiers": {"default": Text}, **patience}
-    told = []
+    told, restarted = [], False
     with Client(DoIPClientUDSConnector(connection, close_connection=True), config=config) as client:
         for step in steps:
             name = step.partition("=")[0]
+            # ISO 14229-5: after the positive answer to a reset the server closes the connection.
+            if restarted:
+                connection.reconnect(close_delay=0)
+            restarted = False
             try:
                 told.append({"step": name, "ok": act(client, step, certificate, key)})
+                restarted = name == "restart"
             except NegativeResponseException as refused:
                 told.append({"step": name, "service": refused.response.service.request_id(), "nrc": refused.response.code})
     print(json.dumps(told))

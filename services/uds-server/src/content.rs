@@ -158,6 +158,10 @@ impl EcuContent for TcuContent {
         let _: Reply<()> = self.order(Order::Abort);
     }
 
+    fn client_gone(&mut self, client: ClientId) {
+        self.authenticator.client_gone(client);
+    }
+
     fn routine_rule(&self, routine: RoutineId) -> Option<Rule> {
         let known = matches!(routine, RoutineId::CHECK_DEPENDENCIES | ROLL_BACK);
         known.then_some(Rule::protected(Sessions::PROGRAMMING, Protection::Authenticated))

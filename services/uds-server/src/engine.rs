@@ -4,10 +4,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pitstop_dbus::{SlotRelease, UdsServerStatus};
-use pitstop_doip::{ConnectionId, Entity, EntityEvent, EntitySettings, LogicalAddress, VehicleAnnouncement};
+use pitstop_doip::{
+    ConnectionId, Entity, EntityEvent, EntitySettings, EntityTransmit, LogicalAddress, VehicleAnnouncement,
+};
 use pitstop_uds::server::{ClientId, Server, ServerEvent, ServerSettings};
 use pitstop_uds::{Addressing, Did, Request, SessionType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,12 +35,16 @@ const MAX_DATAGRAM: usize = 4096;
 const READ_BYTES: usize = 16 * 1024;
 /// Reads of all connections that may wait for the engine; then the testers' TCP windows fill.
 const QUEUE: usize = 16;
-/// Answers a tester may leave unread before it is disconnected.
+/// Pieces that may wait for a connection's writer, and bytes in all that a tester may leave unread before it is disconnected. Answers are
+/// longer than their requests, some by a hundred times: 256 KiB are 64 of the longest, and some MiB for all testers.
 const UNREAD_ANSWERS: usize = 32;
+const UNREAD_BYTES: usize = 256 * 1024;
 /// A tester that does not take one answer for this long is disconnected.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 /// What is left of P2 (50 ms) for asking what runs, when that is not known yet.
 const SOFTWARE_PATIENCE: Duration = Duration::from_millis(35);
+/// After a wait for that which brought nothing, nobody else is kept waiting for so long: every wait holds up all testers.
+const SOFTWARE_PAUSE: Duration = Duration::from_secs(1);
 /// A_DoIP_Announce_Interval and A_DoIP_Announce_Num of ISO 13400-2.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_millis(500);
 const ANNOUNCEMENTS: u32 = 3;
@@ -75,8 +83,13 @@ enum Incoming {
 struct Connection {
     /// Dropped to close: the writing task sends what is queued and ends.
     writer: mpsc::Sender<Vec<u8>>,
+    /// Bytes that the writing task has not written yet.
+    unread: Arc<AtomicUsize>,
     reader: JoinHandle<()>,
 }
+
+/// Bytes that each connection gets at the end of this round.
+type Owed = BTreeMap<ConnectionId, Vec<u8>>;
 
 /// The running server.
 pub struct Engine {
@@ -85,11 +98,15 @@ pub struct Engine {
     server: Server<TcuContent>,
     address: LogicalAddress,
     software: watch::Receiver<Option<SlotRelease>>,
+    /// When it is waited for again.
+    software_from: Instant,
     status: watch::Sender<UdsServerStatus>,
     /// What the workshop's orders come to; nothing ever where there is no workshop.
     done: mpsc::Receiver<Done>,
     connections: BTreeMap<ConnectionId, Connection>,
     limit: usize,
+    /// Each writing task holds one, also while it sends the rest on a connection that is closed.
+    writing: Arc<()>,
     next_id: u64,
     start: Instant,
     incoming: (mpsc::Sender<Incoming>, mpsc::Receiver<Incoming>),
@@ -119,6 +136,8 @@ impl Engine {
         Self {
             limit: usize::from(settings.max_testers) + 1,
             software: content.software.clone(),
+            software_from: Instant::now(),
+            writing: Arc::new(()),
             entity: Entity::new(entity),
             server: Server::new(content, ServerSettings::default()),
             address: settings.address,
@@ -173,7 +192,8 @@ impl Engine {
     }
 
     fn accept(&mut self, stream: TcpStream) {
-        if self.connections.len() >= self.limit {
+        // Whoever leaves answers unread behind, again and again, must not fill the memory with them either.
+        if self.connections.len() >= self.limit || Arc::strong_count(&self.writing) > 2 * self.limit {
             return;
         }
         // Acknowledge and answer are small; Nagle would hold the second back for 40 ms.
@@ -183,8 +203,9 @@ impl Engine {
         let (read, write) = stream.into_split();
         let (writer, answers) = mpsc::channel(UNREAD_ANSWERS);
         let reader = tokio::spawn(read_all(id, read, self.incoming.0.clone()));
-        tokio::spawn(write_all(write, answers));
-        self.connections.insert(id, Connection { writer, reader });
+        let unread = Arc::new(AtomicUsize::new(0));
+        tokio::spawn(write_all(write, answers, Arc::clone(&unread), Arc::clone(&self.writing)));
+        self.connections.insert(id, Connection { writer, unread, reader });
         self.entity.handle_connected(self.now(), id);
     }
 
@@ -200,9 +221,8 @@ impl Engine {
         match incoming {
             Incoming::Bytes(id, bytes) => self.entity.handle_input(now, id, &bytes),
             Incoming::Closed(id) => {
-                self.connections.remove(&id);
                 self.entity.handle_closed(now, id);
-                self.server.client_gone(ClientId(id.0));
+                self.forget(id);
             }
         }
     }
@@ -228,38 +248,62 @@ impl Engine {
         }
     }
 
-    /// Lets both machines talk until neither has anything to say, then sends what each connection is owed in one piece.
+    /// Lets both machines talk until neither has anything to say, then sends what each connection is owed in one piece. One request is
+    /// answered before the next is handed on: only so what is owed is known before more is added.
     async fn drain(&mut self) {
-        let mut owed: BTreeMap<ConnectionId, Vec<u8>> = BTreeMap::new();
+        let mut owed = Owed::new();
         loop {
             while let Some(transmit) = self.entity.poll_transmit() {
-                owed.entry(transmit.connection).or_default().extend(transmit.bytes);
+                self.owe(transmit, &mut owed);
             }
-            if let Some(event) = self.entity.poll_event() {
-                self.entity_event(event, &mut owed).await;
-            } else if let Some(transmit) = self.server.poll_transmit() {
+            if let Some(transmit) = self.server.poll_transmit() {
                 // A tester that left while it was answered is no error.
-                let _ = self.entity.send(ConnectionId(transmit.client.0), self.address, transmit.pdu);
+                let _ = self.entity.send(self.now(), ConnectionId(transmit.client.0), self.address, transmit.pdu);
             } else if let Some(event) = self.server.poll_event() {
                 match event {
                     ServerEvent::Session { session, .. } => {
                         log::info!("diagnostic session is {}", session_word(session));
                     }
                     // The restart has been asked for; until it comes the server is as after one.
-                    ServerEvent::Reset { .. } => log::info!("a tester restarts the TCU"),
+                    ServerEvent::Reset { client, answered, .. } => {
+                        log::info!("a tester restarts the TCU");
+                        // ISO 14229-5: after the positive answer the server closes the connection; one that is suppressed closes nothing.
+                        if answered {
+                            let connection = ConnectionId(client.0);
+                            self.entity.disconnect(self.now(), connection);
+                            self.close(connection, &mut owed);
+                        }
+                    }
                 }
-            } else {
+            } else if let Some(event) = self.entity.poll_event() {
+                self.entity_event(event, &mut owed).await;
+            } else if owed.is_empty() {
                 break;
+            } else {
+                // Whoever is disconnected here may make room for another, who is to hear of it.
+                for (id, bytes) in std::mem::take(&mut owed) {
+                    self.send(id, bytes);
+                }
             }
-        }
-        for (id, bytes) in owed {
-            self.send(id, bytes);
         }
         self.tell_status();
     }
 
-    async fn entity_event(&mut self, event: EntityEvent, owed: &mut BTreeMap<ConnectionId, Vec<u8>>) {
+    /// Adds to what a connection is owed, and disconnects a tester that would be owed too much.
+    fn owe(&mut self, EntityTransmit { connection: id, bytes }: EntityTransmit, owed: &mut Owed) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let piece = owed.entry(id).or_default();
+        piece.extend(bytes);
+        if connection.unread.load(Ordering::Relaxed).saturating_add(piece.len()) > UNREAD_BYTES {
+            owed.remove(&id);
+            self.disconnect_deaf(id);
+        }
+    }
+
+    async fn entity_event(&mut self, event: EntityEvent, owed: &mut Owed) {
         match event {
+            // Requests of a tester that is gone by now: it could be given a right that nobody would take from it again.
+            EntityEvent::Received { connection, .. } if !self.connections.contains_key(&connection) => {}
             EntityEvent::Received { connection, target, data, .. } => {
                 self.await_software(&data).await;
                 let addressing = if target.is_functional() { Addressing::Functional } else { Addressing::Physical };
@@ -267,37 +311,50 @@ impl Engine {
                 self.server.handle_input(self.now(), ClientId(connection.0), addressing, &data);
             }
             EntityEvent::Activated { tester, .. } => log::info!("tester {tester} has activated routing"),
-            EntityEvent::Close { connection } => {
-                if let Some(bytes) = owed.remove(&connection) {
-                    self.send(connection, bytes);
-                }
-                if let Some(closed) = self.connections.remove(&connection) {
-                    closed.reader.abort();
-                }
-                self.server.client_gone(ClientId(connection.0));
-            }
+            EntityEvent::Close { connection } => self.close(connection, owed),
         }
+    }
+
+    /// Closes a connection that the entity has closed, after what it is owed.
+    fn close(&mut self, id: ConnectionId, owed: &mut Owed) {
+        if let Some(bytes) = owed.remove(&id) {
+            self.send(id, bytes);
+        }
+        self.forget(id);
     }
 
     /// Gives `self-update` a moment if a request asks for what runs and that is not known yet.
     async fn await_software(&mut self, pdu: &[u8]) {
         let Ok(Request::ReadDataByIdentifier { dids }) = Request::decode(pdu) else { return };
         let needed = dids.iter().any(|did: &Did| TcuContent::needs_software(*did));
-        if needed && self.software.borrow().is_none() {
-            let _ = tokio::time::timeout(SOFTWARE_PATIENCE, self.software.wait_for(Option::is_some)).await;
+        if !needed || self.software.borrow().is_some() || Instant::now() < self.software_from {
+            return;
+        }
+        if tokio::time::timeout(SOFTWARE_PATIENCE, self.software.wait_for(Option::is_some)).await.is_err() {
+            self.software_from = Instant::now() + SOFTWARE_PAUSE;
         }
     }
 
     fn send(&mut self, id: ConnectionId, bytes: Vec<u8>) {
         let Some(connection) = self.connections.get(&id) else { return };
+        connection.unread.fetch_add(bytes.len(), Ordering::Relaxed);
         if connection.writer.try_send(bytes).is_err() {
-            log::warn!("a tester does not read its answers and is disconnected");
-            if let Some(closed) = self.connections.remove(&id) {
-                closed.reader.abort();
-            }
-            self.entity.handle_closed(self.now(), id);
-            self.server.client_gone(ClientId(id.0));
+            self.disconnect_deaf(id);
         }
+    }
+
+    fn disconnect_deaf(&mut self, id: ConnectionId) {
+        log::warn!("a tester does not read its answers and is disconnected");
+        self.entity.handle_closed(self.now(), id);
+        self.forget(id);
+    }
+
+    /// The connection is gone, and with it all that was its tester's alone.
+    fn forget(&mut self, id: ConnectionId) {
+        if let Some(closed) = self.connections.remove(&id) {
+            closed.reader.abort();
+        }
+        self.server.client_gone(ClientId(id.0));
     }
 
     fn tell_status(&self) {
@@ -330,12 +387,18 @@ async fn read_all(id: ConnectionId, mut stream: OwnedReadHalf, engine: mpsc::Sen
     let _ = engine.send(Incoming::Closed(id)).await;
 }
 
-async fn write_all(mut stream: OwnedWriteHalf, mut answers: mpsc::Receiver<Vec<u8>>) {
+/// `unread`: what is queued; it falls with every piece that is written. `_writing`: held as long as any of it is.
+async fn write_all(
+    mut stream: OwnedWriteHalf,
+    mut answers: mpsc::Receiver<Vec<u8>>,
+    unread: Arc<AtomicUsize>,
+    _writing: Arc<()>,
+) {
     while let Some(bytes) = answers.recv().await {
         match tokio::time::timeout(WRITE_PATIENCE, stream.write_all(&bytes)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => unread.fetch_sub(bytes.len(), Ordering::Relaxed),
             _ => return,
-        }
+        };
     }
     let _ = stream.shutdown().await;
 }

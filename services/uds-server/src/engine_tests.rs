@@ -245,6 +245,43 @@ async fn a_tester_that_never_reads_is_disconnected_and_others_go_on() {
 }
 
 #[tokio::test]
+async fn a_tester_that_asks_for_more_than_it_reads_is_disconnected_before_it_fills_the_memory() {
+    let bench = Bench::start(2).await;
+    bench.workshop.2.send_replace("x".repeat(400));
+    let mut deaf = bench.tester(LogicalAddress(0x0E81)).await;
+    let mut good = bench.tester(TESTER).await;
+    let framed = |data: Vec<u8>| {
+        let message = Message::Diagnostic { source: LogicalAddress(0x0E81), target: TCU, data };
+        Frame::new(ProtocolVersion::V2012, message).encode()
+    };
+    // 4 KiB of answer for each 33 bytes, and a session for who is gone by then.
+    let greedy = framed([&[0x22][..], &[0xF1, 0xE0].repeat(10)].concat()).repeat(400);
+    deaf.stream.write_all(&[greedy, framed(vec![0x10, 0x03])].concat()).await.unwrap();
+    let mut status = bench.status.clone();
+    let gone = status.wait_for(|status| status.requests > 0 && status.testers == 1);
+    let status =
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("it is disconnected").unwrap().clone();
+    assert!(status.requests < 100, "{} requests were answered", status.requests);
+    assert_eq!(good.ask(&[0x22, 0xF1, 0x86]).await, [0x62, 0xF1, 0x86, 0x01]);
+}
+
+#[tokio::test]
+async fn testers_that_ask_what_nobody_says_do_not_hold_up_the_others() {
+    let bench = Bench::start(2).await;
+    let mut asking = bench.tester(LogicalAddress(0x0E81)).await;
+    let mut other = bench.tester(TESTER).await;
+    let request = Message::Diagnostic { source: asking.source, target: TCU, data: vec![0x22, 0xF1, 0x89] };
+    let requests = Frame::new(ProtocolVersion::V2012, request).encode().repeat(300);
+    asking.stream.write_all(&requests).await.unwrap();
+    let mut status = bench.status.clone();
+    let begun = Instant::now();
+    status.wait_for(|status| status.requests >= 300).await.unwrap();
+    assert_eq!(other.ask(&[0x3E, 0x00]).await, [0x7E, 0x00]);
+    // One wait for each would be ten seconds.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn the_vehicle_is_identified_by_udp() {
     let bench = Bench::start(1).await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -345,13 +382,37 @@ async fn an_authenticated_testers_requests_become_orders_and_their_outcome_answe
         assert_eq!(tester.hear().await, answer, "{request:02X?}");
         if request.starts_with(&[0x36, 0x02]) {
             assert_eq!(tester.ask(request).await, answer, "a repeated block is answered and not taken again");
+            assert_eq!(tester.ask(&[0x37, 0x00]).await, [0x7F, 0x37, 0x13], "and 37 has no parameters");
         }
     }
     tester.say(&[0x11, 0x01]).await;
     assert_eq!(orders.recv().await, Some(Order::Restart));
     done.send(ok()).await.unwrap();
     assert_eq!(tester.hear().await, [0x51, 0x01]);
+    assert_eq!(tester.next().await, None, "ISO 14229-5: a connection does not outlive the answer to a reset");
+    let mut tester = bench.tester(TESTER).await;
     assert_eq!(tester.ask(&[0x11, 0x01]).await, [0x7F, 0x11, 0x34], "as after a restart");
+}
+
+#[tokio::test]
+async fn a_reset_whose_answer_is_suppressed_closes_nothing() {
+    let (authority, identity) = tester_identities();
+    let mut bench = Bench::start_with(2, &authority.certificate_pem().unwrap()).await;
+    let mut tester = bench.tester(TESTER).await;
+    tester.authenticate(&identity).await;
+    tester.say(&[0x11, 0x81]).await;
+    assert_eq!(bench.workshop.0.recv().await, Some(Order::Restart));
+    bench.workshop.1.send(Done::Other(Ok(Vec::new()))).await.unwrap();
+    loop {
+        match tester.ask(&[0x3E, 0x00]).await.as_slice() {
+            [0x7E, 0x00] => return,
+            // The act has not ended yet.
+            [0x7F, 0x3E, 0x21] => {}
+            // Where the machine under the test is slow: "pending" and then the answer, which is not suppressed any more.
+            [0x7F, 0x11, 0x78] | [0x51, 0x01] => return,
+            other => panic!("{other:02X?}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -89,6 +89,25 @@ pub struct Workshop<P: Peers> {
 struct Transfer<R> {
     sink: pipe::Sender,
     reception: R,
+    /// Bytes that have not come yet.
+    left: u64,
+    /// The package's last byte, held back until 37. The validator wants the length that was announced, so a transfer that ends in any
+    /// other way is never admitted.
+    last: Option<u8>,
+}
+
+impl<R> Transfer<R> {
+    /// What of a block goes to the validator now.
+    fn without_last<'a>(&mut self, block: &'a [u8]) -> &'a [u8] {
+        self.left = self.left.saturating_sub(block.len() as u64);
+        match block.split_last() {
+            Some((&last, before)) if self.left == 0 => {
+                self.last = Some(last);
+                before
+            }
+            _ => block,
+        }
+    }
 }
 
 impl<P: Peers> Workshop<P> {
@@ -249,7 +268,7 @@ impl<P: Peers> Workshop<P> {
             }
             Order::Open(length) => {
                 let opened = self.open(length).await.map(|()| self.settings.block);
-                return Some(Done::Opened(self.answered(opened)));
+                return Some(Done::Opened(self.answered(opened).map_err(not_sequence)));
             }
             Order::Block(bytes) => self.block(&bytes).await,
             Order::Close => {
@@ -259,7 +278,7 @@ impl<P: Peers> Workshop<P> {
             Order::Verify => self.verify().await,
             Order::Restart => {
                 let restarted = self.restart().await.map(|()| Vec::new());
-                self.answered(restarted)
+                self.answered(restarted).map_err(not_sequence)
             }
             Order::RollBack => {
                 let rolled = self.roll_back().await;
@@ -295,7 +314,7 @@ impl<P: Peers> Workshop<P> {
         self.settle_the_one_before().await?;
         let (sink, reception) = self.peers.receive(length).await?;
         let sink = pipe::Sender::from_owned_fd(sink).map_err(|error| OtaError::Internal(error.to_string()))?;
-        self.transfer = Some(Transfer { sink, reception });
+        self.transfer = Some(Transfer { sink, reception, left: length, last: None });
         Ok(())
     }
 
@@ -318,7 +337,8 @@ impl<P: Peers> Workshop<P> {
     /// A block that the validator does not take any more ends the transfer; its reason is kept.
     async fn block(&mut self, bytes: &[u8]) -> Result<Vec<u8>, Nrc> {
         let Some(mut transfer) = self.transfer.take() else { return Err(Nrc::TransferDataSuspended) };
-        if transfer.sink.write_all(bytes).await.is_ok() {
+        let now = transfer.without_last(bytes);
+        if transfer.sink.write_all(now).await.is_ok() {
             self.transfer = Some(transfer);
             return Ok(Vec::new());
         }
@@ -333,8 +353,10 @@ impl<P: Peers> Workshop<P> {
 
     async fn close(&mut self) -> Result<Vec<u8>, OtaError> {
         let transfer = self.transfer.take();
-        let Transfer { sink, reception } =
+        let Transfer { mut sink, reception, last, .. } =
             transfer.ok_or_else(|| OtaError::WrongPhase("nothing is being transferred".to_owned()))?;
+        // A validator that does not take it any more says why itself.
+        let _ = sink.write_all(last.as_slice()).await;
         drop(sink);
         let (update, version) = self.peers.received(reception).await?;
         let attempt = self.record.as_ref().map_or(0, |record| record.attempt).saturating_add(1);
@@ -409,6 +431,11 @@ impl<P: Peers> Workshop<P> {
         let restart = self.peers.roll_back(&record.update).await?;
         Ok(vec![if restart { STATUS_RESTART } else { STATUS_OK }])
     }
+}
+
+/// RequestDownload and ECUReset know no sequence error (ISO 14229-1, their tables of negative response codes).
+fn not_sequence(nrc: Nrc) -> Nrc {
+    if nrc == Nrc::RequestSequenceError { Nrc::ConditionsNotCorrect } else { nrc }
 }
 
 fn word(wish: Wish) -> &'static str {

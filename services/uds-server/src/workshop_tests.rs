@@ -147,7 +147,7 @@ async fn a_tester_rolls_back_until_it_is_committed() {
     transfer(&mut task).await.unwrap();
     task.look().await;
     assert_eq!(task.phase, "received");
-    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::RequestSequenceError));
+    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::ConditionsNotCorrect));
     assert_eq!(ask(&mut task, Order::RollBack).await, Ok(vec![STATUS_OK]));
     assert_eq!(check_end(&bench, "received"), Wish::Left);
     // After the commit.
@@ -162,7 +162,7 @@ async fn a_refused_package_ends_the_transfer_and_its_reason_is_told() {
     let mut task = bench.boot();
     assert_eq!(ask(&mut task, Order::Block(vec![1])).await, Err(Nrc::TransferDataSuspended), "none is open");
     assert_eq!(ask(&mut task, Order::Close).await, Err(Nrc::RequestSequenceError));
-    ask(&mut task, Order::Open(0)).await.unwrap();
+    ask(&mut task, Order::Open(REFUSED)).await.unwrap();
     assert_eq!(ask(&mut task, Order::Block(vec![1])).await, Err(Nrc::TransferDataSuspended));
     assert_eq!(task.error, "UnmetThreshold: offline targets");
     ask(&mut task, Order::Open(9)).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_refused_package_ends_the_transfer_and_its_reason_is_told() {
     ask(&mut task, Order::Abort).await.unwrap();
     assert_eq!(ask(&mut task, Order::Close).await, Err(Nrc::RequestSequenceError));
     assert_eq!(ask(&mut task, Order::Verify).await, Err(Nrc::RequestSequenceError));
-    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::RequestSequenceError));
+    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::ConditionsNotCorrect));
     assert_eq!((bench.stored(), bench.phase()), (None, String::new()), "nothing was begun");
 }
 
@@ -202,7 +202,7 @@ async fn a_slot_that_reads_back_wrong_is_an_answer_and_the_next_attempt_has_a_ne
     bench.fake.world().rotten = true;
     assert_eq!(ask(&mut task, Order::Verify).await, Ok(vec![STATUS_FAILED]));
     assert!(task.error.starts_with("SlotFailed"));
-    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::RequestSequenceError));
+    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::ConditionsNotCorrect));
     bench.fake.world().rotten = false;
     assert_eq!(ask(&mut task, Order::Verify).await, Ok(vec![STATUS_OK]));
     assert_eq!(bench.fake.world().stages, [1, 2]);
@@ -217,6 +217,24 @@ async fn a_kept_result_of_an_earlier_life_is_not_believed() {
     assert_eq!(ask(&mut task, Order::Verify).await, Ok(vec![STATUS_FAILED]));
     assert_eq!(ask(&mut task, Order::Verify).await, Ok(vec![STATUS_OK]));
     assert_eq!(bench.phase(), "staged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_package_that_lacks_only_its_exit_never_reaches_the_validator_whole() {
+    let bench = Bench::new();
+    let mut task = bench.boot();
+    for block in [1, 5, PACKAGE.len()] {
+        ask(&mut task, Order::Open(PACKAGE.len() as u64)).await.unwrap();
+        for bytes in PACKAGE.chunks(block) {
+            assert_eq!(ask(&mut task, Order::Block(bytes.to_vec())).await, Ok(vec![]));
+        }
+        ask(&mut task, Order::Abort).await.unwrap();
+        let (mut received, mut pipe) = (Vec::new(), bench.fake.world().pipe.take().unwrap());
+        std::io::Read::read_to_end(&mut pipe, &mut received).unwrap();
+        assert_eq!(received, PACKAGE[..PACKAGE.len() - 1], "blocks of {block}");
+        assert_eq!((ask(&mut task, Order::Close).await, bench.stored()), (Err(Nrc::RequestSequenceError), None));
+    }
+    assert_eq!(transfer(&mut task).await, Ok(vec![]));
 }
 
 #[tokio::test(start_paused = true)]

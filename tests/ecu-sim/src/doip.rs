@@ -205,7 +205,7 @@ impl Task {
             }
             Input::Answer { connection, from, answer } => match answer {
                 Answer::Pdu(pdu) => {
-                    if let Err(error) = self.entity.send(connection, from, pdu) {
+                    if let Err(error) = self.entity.send(now, connection, from, pdu) {
                         log::debug!("an answer was lost: {error}");
                     }
                 }

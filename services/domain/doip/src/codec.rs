@@ -35,7 +35,13 @@ impl Frame {
             Some(StreamItem::Frame(frame)) if decoder.buffered() == 0 => Ok(frame),
             Some(StreamItem::Rejected(rejected)) => Err(rejected),
             // The header's length and the datagram's differ.
-            _ => Err(Rejected::new(ProtocolVersion::V2012, HeaderNack::InvalidLength, true)),
+            _ => {
+                let version = match *datagram {
+                    [version, inverse, ..] => ProtocolVersion::from_header(version, inverse),
+                    _ => None,
+                };
+                Err(Rejected::new(version.unwrap_or(ProtocolVersion::V2012), HeaderNack::InvalidLength, true))
+            }
         }
     }
 }
@@ -126,8 +132,7 @@ impl StreamDecoder {
         length: u32,
     ) -> Result<(ProtocolVersion, PayloadType), Rejected> {
         let reject = |version, nack, close| Err(Rejected::new(version, nack, close));
-        let known = ProtocolVersion::from_code(version).filter(|_| inverse == !version);
-        let Some(version) = known else {
+        let Some(version) = ProtocolVersion::from_header(version, inverse) else {
             return reject(ProtocolVersion::V2012, HeaderNack::IncorrectPattern, true);
         };
         let Some(kind) = PayloadType::from_code(kind) else {

@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::{
-    ActivationCode, DiagnosticNackCode, Frame, HeaderNack, LogicalAddress, Message, Monotonic, ProtocolVersion,
-    StreamDecoder, StreamItem, VehicleAnnouncement,
+    ActivationCode, DiagnosticNackCode, Frame, HeaderNack, LogicalAddress, Message, Monotonic, PayloadType,
+    ProtocolVersion, StreamDecoder, StreamItem, VehicleAnnouncement,
 };
 
 /// One TCP connection, numbered by the owner; a number is not used again.
@@ -167,9 +167,14 @@ impl Entity {
     }
 
     /// Sends a UDS message from an ECU to the tester of a connection.
-    pub fn send(&mut self, connection: ConnectionId, source: LogicalAddress, data: Vec<u8>) -> Result<(), NotRouted> {
-        let tester = self.connections.get(&connection).and_then(|connection| connection.tester);
-        let target = tester.ok_or(NotRouted { connection })?;
+    pub fn send(
+        &mut self,
+        now: Monotonic,
+        connection: ConnectionId,
+        source: LogicalAddress,
+        data: Vec<u8>,
+    ) -> Result<(), NotRouted> {
+        let target = self.keep_active(now, connection).ok_or(NotRouted { connection })?;
         self.transmit(connection, Message::Diagnostic { source, target, data });
         Ok(())
     }
@@ -186,7 +191,7 @@ impl Entity {
             Ok(Frame { version, message }) => (version, self.answer_datagram(message)?),
             // A datagram that is itself a negative acknowledge is never answered.
             Err(_) if matches!(datagram, [_, _, 0, 0, ..]) => return None,
-            Err(rejected) => (rejected.version, Message::HeaderNack(rejected.nack)),
+            Err(rejected) => (rejected.version, Message::HeaderNack(nack_by_udp(datagram, rejected.nack))),
         };
         Some(Frame::new(version.of_answer(), answer).encode())
     }
@@ -202,6 +207,11 @@ impl Entity {
 
     pub fn poll_event(&mut self) -> Option<EntityEvent> {
         self.events.pop_front()
+    }
+
+    /// Routing activations that wait for alive checks of other testers; one for a connection at most.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     pub fn poll_timeout(&self) -> Option<Monotonic> {
@@ -223,22 +233,20 @@ impl Entity {
                 });
             }
             Message::PowerModeRequest => return Some(Message::PowerModeResponse(0x01)),
-            Message::RoutingActivationRequest { .. }
-            | Message::AliveCheckResponse { .. }
-            | Message::Diagnostic { .. } => {
+            other if other.payload_type().is_tcp_only() => {
                 return Some(Message::HeaderNack(HeaderNack::UnknownPayloadType));
             }
+            // Announcements and responses are ours to send.
             _ => return None,
         }
         Some(Message::Announcement(vehicle.clone()))
     }
 
     fn handle_frame(&mut self, now: Monotonic, id: ConnectionId, frame: Frame) {
-        let general = self.settings.general_inactivity;
+        let active = self.keep_active(now, id).is_some();
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.version = frame.version.of_answer();
-            if connection.tester.is_some() {
-                connection.inactive_at = now + general;
+            if active {
                 connection.alive_until = None;
             }
         }
@@ -293,6 +301,16 @@ impl Entity {
             Some(_) => return self.answer_activation(now, id, tester, ActivationCode::OtherSourceOnSocket),
             None => {}
         }
+        match self.waiting.iter().find(|waiting| waiting.connection == id).map(|waiting| waiting.tester) {
+            // Its answer is to come.
+            Some(waiting) if waiting == tester => {}
+            Some(_) => self.answer_activation(now, id, tester, ActivationCode::OtherSourceOnSocket),
+            None => self.activate_if_free(now, id, tester),
+        }
+    }
+
+    /// The checks that depend on other testers: activates, or waits until those in the way have shown whether they are alive.
+    fn activate_if_free(&mut self, now: Monotonic, id: ConnectionId, tester: LogicalAddress) {
         let elsewhere = self.connections.iter().find(|(_, c)| c.tester == Some(tester)).map(|(&id, _)| id);
         let (asked, denial) = match elsewhere {
             Some(other) => (BTreeSet::from([other]), ActivationCode::SourceActiveElsewhere),
@@ -306,16 +324,19 @@ impl Entity {
         self.waiting.push(Waiting { connection: id, tester, asked, denial });
     }
 
+    /// A check that is out already counts for all who wait: asked again and again, a silent tester would never be found gone.
     fn check_alive(&mut self, now: Monotonic, asked: &BTreeSet<ConnectionId>) {
+        let until = now + self.settings.alive_check;
         for &id in asked {
+            let unasked = self.connections.get_mut(&id).filter(|connection| connection.alive_until.is_none());
+            let Some(connection) = unasked else { continue };
+            connection.alive_until = Some(until);
             self.transmit(id, Message::AliveCheckRequest);
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.alive_until = Some(now + self.settings.alive_check);
-            }
         }
     }
 
-    /// Answers the activations whose alive checks are decided: one tester gone makes room, all alive denies.
+    /// Settles the activations whose alive checks are decided. All alive denies. One tester gone makes room, for the first who waited:
+    /// the next may find the room taken, or its address active by now, and is checked again.
     fn settle_waiting(&mut self, now: Monotonic) {
         for waiting in std::mem::take(&mut self.waiting) {
             if !self.connections.contains_key(&waiting.connection) {
@@ -324,7 +345,7 @@ impl Entity {
             let gone = waiting.asked.iter().any(|id| !self.connections.contains_key(id));
             let unsure = |id| self.connections.get(id).is_some_and(|c| c.alive_until.is_some());
             if gone {
-                self.answer_activation(now, waiting.connection, waiting.tester, ActivationCode::Activated);
+                self.activate_if_free(now, waiting.connection, waiting.tester);
             } else if waiting.asked.iter().any(unsure) {
                 self.waiting.push(waiting);
             } else {
@@ -339,12 +360,19 @@ impl Entity {
         if !code.is_active() {
             return self.close(id);
         }
-        let general = self.settings.general_inactivity;
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.tester = Some(tester);
-            connection.inactive_at = now + general;
+            self.keep_active(now, id);
             self.events.push_back(EntityEvent::Activated { connection: id, tester });
         }
+    }
+
+    /// T_TCP_General_Inactivity begins anew with all that is received or sent. The tester, where routing is active.
+    fn keep_active(&mut self, now: Monotonic, id: ConnectionId) -> Option<LogicalAddress> {
+        let connection = self.connections.get_mut(&id)?;
+        let tester = connection.tester?;
+        connection.inactive_at = now + self.settings.general_inactivity;
+        Some(tester)
     }
 
     fn active(&self) -> usize {
@@ -368,6 +396,17 @@ impl Entity {
     }
 
     fn forget(&mut self, connection: ConnectionId) -> bool {
+        self.waiting.retain(|waiting| waiting.connection != connection);
         self.connections.remove(&connection).is_some()
     }
+}
+
+/// Why a datagram is refused: what belongs on TCP has an unknown type here, before its length matters.
+fn nack_by_udp(datagram: &[u8], nack: HeaderNack) -> HeaderNack {
+    let kind = match *datagram {
+        [_, _, high, low, ..] => PayloadType::from_code(u16::from_be_bytes([high, low])),
+        _ => None,
+    };
+    let misplaced = nack != HeaderNack::IncorrectPattern && kind.is_some_and(PayloadType::is_tcp_only);
+    if misplaced { HeaderNack::UnknownPayloadType } else { nack }
 }

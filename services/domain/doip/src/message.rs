@@ -51,6 +51,11 @@ impl ProtocolVersion {
         }
     }
 
+    /// The version of a header, if it is known and its inverse is right.
+    pub const fn from_header(version: u8, inverse: u8) -> Option<Self> {
+        if inverse == !version { Self::from_code(version) } else { None }
+    }
+
     /// The version of an answer (ISO 13400-2): the asker's own, and 02 to one that asked with FF, which stands in identification
     /// requests only.
     #[must_use]
@@ -184,6 +189,22 @@ payload_types! {
     Diagnostic = 0x8001, 5..=0xFFFF_FFFF;
     DiagnosticAck = 0x8002, 5..=0xFFFF_FFFF;
     DiagnosticNack = 0x8003, 5..=0xFFFF_FFFF;
+}
+
+impl PayloadType {
+    /// Routing activation, alive check and diagnostic messages have no place in a datagram (ISO 13400-2, payload types).
+    pub const fn is_tcp_only(self) -> bool {
+        matches!(
+            self,
+            Self::RoutingActivationRequest
+                | Self::RoutingActivationResponse
+                | Self::AliveCheckRequest
+                | Self::AliveCheckResponse
+                | Self::Diagnostic
+                | Self::DiagnosticAck
+                | Self::DiagnosticNack
+        )
+    }
 }
 
 /// A message's payload.

@@ -13,6 +13,8 @@ use super::super::*;
 
 pub(super) const PACKAGE: &[u8] = b"metadata and bundle";
 pub(super) const VERSION: &str = "2.0";
+/// Length of a package whose metadata is refused at once.
+pub(super) const REFUSED: u64 = 1000;
 
 /// What outlives a power cut, and what is true of the vehicle.
 pub(super) struct World {
@@ -28,6 +30,8 @@ pub(super) struct World {
     /// The slot reads back wrong.
     pub(super) rotten: bool,
     pub(super) stages: Vec<u32>,
+    /// Another reader of the pipe that the validator gave out last.
+    pub(super) pipe: Option<PipeReader>,
     /// Name under which the next package is admitted.
     pub(super) update: String,
     pub(super) calls: u64,
@@ -70,6 +74,7 @@ impl World {
             busy: false,
             rotten: false,
             stages: vec![],
+            pipe: None,
             update: "w-1".to_owned(),
             calls: 0,
             cut: None,
@@ -148,9 +153,11 @@ impl Peers for Fake {
 
     async fn receive(&self, length: u64) -> Result<(OwnedFd, Self::Reception)> {
         let (reader, writer) = std::io::pipe().unwrap();
-        // A length of zero stands for a package whose metadata is refused at once.
-        let reader = (length > 0).then_some(reader);
-        self.call(|_| Ok((OwnedFd::from(writer), reader)))
+        let reader = (length != REFUSED).then_some(reader);
+        self.call(|world| {
+            world.pipe = reader.as_ref().map(|reader| reader.try_clone().unwrap());
+            Ok((OwnedFd::from(writer), reader))
+        })
     }
     async fn received(&self, reception: Self::Reception) -> Result<(String, String)> {
         let Some(mut reader) = reception else { return Err(OtaError::UnmetThreshold("offline targets".into())) };

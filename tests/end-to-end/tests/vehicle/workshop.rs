@@ -155,7 +155,7 @@ async fn a_workshop_updates_the_tcu_without_any_network() -> anyhow::Result<()> 
             (download.as_str(), nrc(0x34)),
             ("restart", nrc(0x34)),
             ("authenticate", json!(0x12)),
-            ("restart", nrc(0x24)),
+            ("restart", nrc(0x22)),
             (download.as_str(), json!(length)),
             ("verify", json!(0)),
             ("version", json!(TCU_BEFORE)),
@@ -226,7 +226,7 @@ async fn what_a_workshop_must_not_bring_is_refused_by_name_and_leaves_the_slots_
         let told = workshop.tester(&["program", "authenticate", &download, "verify", "restart", "status"]).await?;
         let status = told[5]["ok"].as_str().unwrap_or_default();
         ensure!(matches!(told[2]["nrc"].as_u64(), Some(0x71 | 0x72)), "{error}: {told:?}");
-        ensure!(told[3]["nrc"] == 0x24 && told[4]["nrc"] == 0x24, "{error}: {told:?}");
+        ensure!(told[3]["nrc"] == 0x24 && told[4]["nrc"] == 0x22, "{error}: {told:?}");
         let again = workshop.tester(&["program", "authenticate", &download, "status"]).await?;
         ensure!(again[3]["ok"].as_str().is_some_and(|s| s.contains(error)), "{error}: {again:?}, before {status}");
     }

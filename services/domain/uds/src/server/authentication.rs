@@ -1,12 +1,17 @@
 //! Authentication (29) by certificate and proof of ownership, one way (ISO 14229-1:2020, 10.6, APCE unidirectional): the client shows a
 //! certificate (01), the server answers with a challenge, the client signs it (03).
 //!
-//! The machine keeps the order, the challenge's single use and its time; what a certificate is worth is the [`Judge`]'s.
+//! The machine keeps the order, the challenge's single use and its time, for each client on its own: what one does wrong closes nothing
+//! for another. What a certificate is worth is the [`Judge`]'s.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{AuthenticationAnswer, ClientId};
 use crate::{Monotonic, Nrc, Request};
+
+/// Clients of whom something is kept, at most: as many as a DoIP entity here ever lets in, and each has shown a certificate of some KiB.
+const CLIENTS: usize = 16;
 
 // authenticationReturnParameter, ISO 14229-1:2020, annex B.5.
 const CONFIGURATION_APCE: u8 = 0x02;
@@ -21,9 +26,9 @@ pub struct AuthenticatorSettings {
     pub challenge: Duration,
     /// How long an authentication lasts at most, whatever the session does. 4 h: a large package over a slow cable, and its verification.
     pub lifetime: Duration,
-    /// Certificates or proofs that may fail in a row. 5.
+    /// Certificates or proofs of one client that may fail in a row. 5.
     pub failures: u8,
-    /// After too many failures nothing is judged for this long. 10 s, as for keys (27): each costs the server some milliseconds.
+    /// After too many failures nothing of this client's is judged for this long. 10 s, as for keys (27): each costs the server some milliseconds.
     pub pause: Duration,
 }
 
@@ -52,24 +57,34 @@ pub trait Judge {
 /// A challenge that waits for its one answer.
 #[derive(Debug)]
 struct Challenged<C> {
-    client: ClientId,
     credential: C,
     challenge: Vec<u8>,
     until: Monotonic,
+}
+
+/// How far one client has come.
+#[derive(Debug)]
+struct Attempt<C> {
+    challenged: Option<Challenged<C>>,
+    failures: u8,
+    closed_until: Option<Monotonic>,
 }
 
 /// The server's half of Authentication (29).
 #[derive(Debug)]
 pub struct Authenticator<C> {
     settings: AuthenticatorSettings,
-    challenged: Option<Challenged<C>>,
-    failures: u8,
-    closed_until: Option<Monotonic>,
+    attempts: BTreeMap<ClientId, Attempt<C>>,
 }
 
 impl<C> Authenticator<C> {
     pub const fn new(settings: AuthenticatorSettings) -> Self {
-        Self { settings, challenged: None, failures: 0, closed_until: None }
+        Self { settings, attempts: BTreeMap::new() }
+    }
+
+    /// Forgets a client that has left.
+    pub fn client_gone(&mut self, client: ClientId) {
+        self.attempts.remove(&client);
     }
 
     /// Answers one request of service 29; whoever authenticates is the second value.
@@ -83,20 +98,22 @@ impl<C> Authenticator<C> {
         match request {
             Request::AuthenticationConfiguration => (Ok(answer(0x08, CONFIGURATION_APCE, &[], None)), None),
             Request::DeAuthenticate => {
-                self.challenged = None;
+                if let Some(attempt) = self.attempts.get_mut(&client) {
+                    attempt.challenged = None;
+                }
                 (Ok(answer(0x00, DEAUTHENTICATED, &[], Some(false))), None)
             }
             Request::VerifyCertificate { configuration, certificate, .. } => {
                 let result = self.take_certificate(now, client, *configuration, certificate, judge);
-                (self.counted(now, result), None)
+                (self.counted(now, client, result), None)
             }
             Request::ProofOfOwnership { proof, .. } => match self.take_proof(now, client, proof, judge) {
                 Ok(credential) => {
-                    self.failures = 0;
+                    self.attempts.remove(&client);
                     let until = Some(now + self.settings.lifetime);
                     (Ok(AuthenticationAnswer { until, ..answer(0x03, COMPLETE, &[&[]], Some(true)) }), Some(credential))
                 }
-                Err(nrc) => (self.counted(now, Err(nrc)), None),
+                Err(nrc) => (self.counted(now, client, Err(nrc)), None),
             },
             // Both ways, and by challenge and response: not served.
             _ => (Err(Nrc::SubFunctionNotSupported), None),
@@ -111,9 +128,14 @@ impl<C> Authenticator<C> {
         certificate: &[u8],
         judge: &mut impl Judge<Credential = C>,
     ) -> Result<AuthenticationAnswer, Nrc> {
-        // A new attempt ends the one before, whoever made it.
-        self.challenged = None;
-        if self.closed_until.is_some_and(|until| now < until) {
+        if self.attempts.len() >= CLIENTS && !self.attempts.contains_key(&client) {
+            return Err(Nrc::ConditionsNotCorrect);
+        }
+        let new = || Attempt { challenged: None, failures: 0, closed_until: None };
+        let attempt = self.attempts.entry(client).or_insert_with(new);
+        // A new attempt ends the one before.
+        attempt.challenged = None;
+        if attempt.closed_until.is_some_and(|until| now < until) {
             return Err(Nrc::ConditionsNotCorrect);
         }
         if configuration != 0 {
@@ -124,7 +146,7 @@ impl<C> Authenticator<C> {
         let challenge = judge.challenge()?;
         let answer = answer(0x01, CERTIFICATE_VERIFIED, &[&challenge, &[]], None);
         let until = now + self.settings.challenge;
-        self.challenged = Some(Challenged { client, credential, challenge, until });
+        attempt.challenged = Some(Challenged { credential, challenge, until });
         Ok(answer)
     }
 
@@ -136,8 +158,9 @@ impl<C> Authenticator<C> {
         judge: &mut impl Judge<Credential = C>,
     ) -> Result<C, Nrc> {
         // Whatever comes of it, the challenge is used up: nothing that was heard on the wire is of use again.
-        let challenged = self.challenged.take().ok_or(Nrc::RequestSequenceError)?;
-        if challenged.client != client || challenged.until <= now {
+        let challenged = self.attempts.get_mut(&client).and_then(|attempt| attempt.challenged.take());
+        let challenged = challenged.ok_or(Nrc::RequestSequenceError)?;
+        if challenged.until <= now {
             return Err(Nrc::RequestSequenceError);
         }
         if !judge.proves(&challenged.credential, &challenged.challenge, proof) {
@@ -149,13 +172,15 @@ impl<C> Authenticator<C> {
     fn counted(
         &mut self,
         now: Monotonic,
+        client: ClientId,
         result: Result<AuthenticationAnswer, Nrc>,
     ) -> Result<AuthenticationAnswer, Nrc> {
-        if result.as_ref().is_err_and(|nrc| (0x50..=0x58).contains(&nrc.code())) {
-            self.failures = self.failures.saturating_add(1);
-            if self.failures >= self.settings.failures {
-                self.failures = 0;
-                self.closed_until = Some(now + self.settings.pause);
+        let failed = result.as_ref().is_err_and(|nrc| (0x50..=0x58).contains(&nrc.code()));
+        if let Some(attempt) = self.attempts.get_mut(&client).filter(|_| failed) {
+            attempt.failures = attempt.failures.saturating_add(1);
+            if attempt.failures >= self.settings.failures {
+                attempt.failures = 0;
+                attempt.closed_until = Some(now + self.settings.pause);
             }
         }
         result
@@ -260,8 +285,6 @@ mod tests {
         assert_eq!(bench.prove(ME, vec![1]), Err(Nrc::RequestSequenceError), "none was given");
         let challenge = bench.show(ME, &[9]).unwrap();
         assert_eq!(bench.prove(OTHER, signed(&challenge, 9)), Err(Nrc::RequestSequenceError), "overheard");
-        assert_eq!(bench.prove(ME, signed(&challenge, 9)), Err(Nrc::RequestSequenceError), "used up by it");
-        let challenge = bench.show(ME, &[9]).unwrap();
         assert_eq!(bench.prove(ME, signed(&challenge, 8)), Err(Nrc::OwnershipVerificationFailed));
         assert_eq!(bench.prove(ME, signed(&challenge, 9)), Err(Nrc::RequestSequenceError), "no second try");
         let challenge = bench.show(ME, &[9]).unwrap();
@@ -288,6 +311,35 @@ mod tests {
     }
 
     #[test]
+    fn a_stranger_neither_closes_it_for_a_tester_nor_takes_its_challenge() {
+        let mut bench = Bench::new();
+        let challenge = bench.show(ME, &[9]).unwrap();
+        for _ in 0..5 {
+            assert_eq!(bench.show(OTHER, &[1, 2]), Err(Nrc::CertificateInvalidChainOfTrust));
+        }
+        assert_eq!(bench.show(OTHER, &[9]), Err(Nrc::ConditionsNotCorrect));
+        assert!(bench.ask(OTHER, &Request::DeAuthenticate).is_ok());
+        assert_eq!(bench.prove(OTHER, vec![1]), Err(Nrc::RequestSequenceError));
+        assert!(bench.prove(ME, signed(&challenge, 9)).is_ok());
+        assert!(bench.show(ME, &[9]).is_ok());
+    }
+
+    #[test]
+    fn what_is_kept_of_clients_is_bounded_and_goes_with_them() {
+        let mut bench = Bench::new();
+        for client in 0..CLIENTS as u64 {
+            assert!(bench.show(ClientId(client), &[9]).is_ok());
+        }
+        let late = ClientId(100);
+        assert_eq!(bench.show(late, &[9]), Err(Nrc::ConditionsNotCorrect));
+        bench.machine.client_gone(ClientId(3));
+        let challenge = bench.show(late, &[9]).unwrap();
+        assert_eq!(bench.prove(ClientId(3), signed(&challenge, 9)), Err(Nrc::RequestSequenceError));
+        assert!(bench.prove(late, signed(&challenge, 9)).is_ok());
+        assert_eq!(bench.machine.attempts.len(), CLIENTS - 1, "who has proved it needs no more");
+    }
+
+    #[test]
     fn the_rest_of_the_service_says_what_it_is() {
         let mut bench = Bench::new();
         assert_eq!(bench.ask(ME, &Request::AuthenticationConfiguration), Ok(vec![8, 2]));
@@ -304,6 +356,8 @@ mod tests {
         /// Sign the newest challenge that this client was ever given.
         Prove(u64, u8),
         Repeat(u64),
+        DeAuthenticate(u64),
+        Leave(u64),
         Wait(u64),
     }
 
@@ -312,27 +366,40 @@ mod tests {
             (1..3_u64, prop::collection::vec(8..10_u8, 0..3)).prop_map(|(client, bytes)| Step::Show(client, bytes)),
             (1..3_u64, 8..10_u8).prop_map(|(client, who)| Step::Prove(client, who)),
             (1..3_u64).prop_map(Step::Repeat),
+            (1..3_u64).prop_map(Step::DeAuthenticate),
+            (1..3_u64).prop_map(Step::Leave),
             (0..40_u64).prop_map(Step::Wait),
         ]
     }
 
     proptest! {
         /// Whatever comes in whatever order: who is let in has shown a certificate just before, on the same connection, and has signed
-        /// the very challenge that answered it, once.
+        /// the very challenge that answered it, once. What the other does changes nothing.
         #[test]
         fn nobody_gets_in_any_other_way(steps in prop::collection::vec(step(), 0..40)) {
             let mut bench = Bench::new();
             // Of each client: the credential and challenge that are open, and all proofs ever sent.
-            let mut open: Option<(u64, u8, Vec<u8>, Monotonic)> = None;
+            let mut open: std::collections::BTreeMap<u64, (u8, Vec<u8>, Monotonic)> = Default::default();
             let mut last: std::collections::BTreeMap<u64, Vec<u8>> = Default::default();
             let mut sent: Vec<u8> = Vec::new();
             for step in steps {
                 let (client, proof) = match step {
                     Step::Show(client, certificate) => {
-                        open = bench.show(ClientId(client), &certificate).ok().map(|challenge| {
+                        open.remove(&client);
+                        if let Ok(challenge) = bench.show(ClientId(client), &certificate) {
                             last.insert(client, challenge.clone());
-                            (client, certificate[0], challenge, bench.now)
-                        });
+                            open.insert(client, (certificate[0], challenge, bench.now));
+                        }
+                        continue;
+                    }
+                    Step::DeAuthenticate(client) => {
+                        open.remove(&client);
+                        prop_assert!(bench.ask(ClientId(client), &Request::DeAuthenticate).is_ok());
+                        continue;
+                    }
+                    Step::Leave(client) => {
+                        open.remove(&client);
+                        bench.machine.client_gone(ClientId(client));
                         continue;
                     }
                     Step::Wait(seconds) => {
@@ -345,8 +412,8 @@ mod tests {
                     Step::Repeat(client) => (client, sent.clone()),
                 };
                 sent.clone_from(&proof);
-                let right = open.take().is_some_and(|(whose, who, challenge, at)| {
-                    whose == client && proof == signed(&challenge, who) && bench.now < at + Duration::from_secs(30)
+                let right = open.remove(&client).is_some_and(|(who, challenge, at)| {
+                    proof == signed(&challenge, who) && bench.now < at + Duration::from_secs(30)
                 });
                 prop_assert_eq!(bench.prove(ClientId(client), proof).is_ok(), right);
             }

@@ -172,8 +172,11 @@ pub trait EcuContent {
         Reply::Done(Vec::new())
     }
 
-    /// The download ended without 37 (session change, reset, too much data).
+    /// The download ended without a 37 that succeeded (session change, reset, too much data, a refusal that ends it).
     fn download_lost(&mut self) {}
+
+    /// Whoever this was has left and does not come back under this number: what is kept of it is of no use any more.
+    fn client_gone(&mut self, client: ClientId) {}
 
     /// 27, odd level; the seed's bytes, not all zero. `Err(SubFunctionNotSupported)`: no such level.
     fn seed(&mut self, level: u8, data: &[u8]) -> Result<Vec<u8>, Nrc> {

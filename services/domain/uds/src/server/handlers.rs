@@ -67,18 +67,24 @@ impl<C: EcuContent> Server<C> {
         self.content.may_reset(reset)?;
         no_more(rest)?;
         match self.content.reset(reset) {
-            Reply::Done(power_down_time) => Ok(Act::Answer(self.reset_now(asked.client, reset, power_down_time))),
+            Reply::Done(power_down_time) => {
+                Ok(Act::Answer(self.reset_now(asked.client, !asked.suppressed, reset, power_down_time)))
+            }
             Reply::Refused(nrc) => Err(nrc),
             Reply::Later => Ok(Act::Later(PendingKind::Reset(reset))),
         }
     }
 
-    pub(super) fn reset_now(&mut self, client: ClientId, reset: ResetType, power_down_time: Option<u8>) -> Response {
-        if self.transfer.take().is_some() {
-            self.content.download_lost();
-        }
+    pub(super) fn reset_now(
+        &mut self,
+        client: ClientId,
+        answered: bool,
+        reset: ResetType,
+        power_down_time: Option<u8>,
+    ) -> Response {
+        self.lose_transfer();
         self.restart();
-        self.events.push_back(ServerEvent::Reset { reset, client });
+        self.events.push_back(ServerEvent::Reset { reset, client, answered });
         Response::EcuReset { reset, power_down_time }
     }
 

@@ -59,9 +59,9 @@ impl Default for ServerSettings {
 /// What the owner of a server must act on. Send all pending transmits first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerEvent {
-    /// The positive answer to 11 is queued (unless suppressed); the server's state is already that of a fresh start. On DoIP:
-    /// close the connection after the answer, then reset (ISO 14229-5).
-    Reset { reset: ResetType, client: ClientId },
+    /// The positive answer to 11 is queued (`answered`; not if it was suppressed); the server's state is already that of a fresh start.
+    /// On DoIP: close the connection after the answer, then reset (ISO 14229-5).
+    Reset { reset: ResetType, client: ClientId, answered: bool },
     /// The session changed by request, or (no client) because S3 ran out.
     Session { session: SessionType, client: Option<ClientId> },
 }
@@ -204,14 +204,15 @@ impl<C: EcuContent> Server<C> {
         match result {
             _ if matches!(kind, PendingKind::Abandoned) => {}
             Ok(bytes) => {
-                let response = self.completed(asked.client, kind, bytes);
+                let response = self.completed(asked.client, !asked.suppressed || sent_78, kind, bytes);
                 self.answer(asked, response, sent_78);
             }
             Err(nrc) => {
-                // What fails for good takes its transfer with it; any other code lets the block be sent again.
-                let suspended = matches!(kind, PendingKind::Block { .. }) && nrc == Nrc::TransferDataSuspended;
-                if suspended || matches!(kind, PendingKind::CloseTransfer) {
-                    self.transfer = None;
+                match kind {
+                    // What fails for good takes its transfer with it; any other code lets the block be sent again.
+                    PendingKind::Block { .. } if nrc == Nrc::TransferDataSuspended => self.lose_transfer(),
+                    PendingKind::CloseTransfer => self.close_refused(nrc),
+                    _ => {}
                 }
                 self.refuse(asked, nrc, sent_78);
             }
@@ -238,7 +239,7 @@ impl<C: EcuContent> Server<C> {
         self.complete(now, result.map(|_| Vec::new()));
     }
 
-    /// A client is gone for good (its connection closed): its authentication ends, and a download with it.
+    /// A client is gone for good (its connection closed): its authentication ends, and a download with it. The content is told.
     pub fn client_gone(&mut self, client: ClientId) {
         if self.authenticated.is_some_and(|authenticated| authenticated.client == client) {
             self.end_authentication();
@@ -250,14 +251,14 @@ impl<C: EcuContent> Server<C> {
             pending.kind = PendingKind::Abandoned;
             self.content.download_lost();
         }
+        self.content.client_gone(client);
     }
 
     /// Nobody is authenticated any more; a protected download ends.
     pub fn end_authentication(&mut self) {
         self.authenticated = None;
         if self.transfer.as_ref().is_some_and(|transfer| transfer.protected) {
-            self.transfer = None;
-            self.content.download_lost();
+            self.lose_transfer();
         }
     }
 
@@ -370,7 +371,7 @@ impl<C: EcuContent> Server<C> {
         self.pending = Some(Pending { asked, kind, next_78, sent_78: false });
     }
 
-    fn completed(&mut self, client: ClientId, kind: PendingKind, bytes: Vec<u8>) -> Response {
+    fn completed(&mut self, client: ClientId, answered: bool, kind: PendingKind, bytes: Vec<u8>) -> Response {
         match kind {
             PendingKind::Answer(Response::RoutineControl { action, routine, .. }) => {
                 Response::RoutineControl { action, routine, status: bytes }
@@ -386,7 +387,7 @@ impl<C: EcuContent> Server<C> {
                 let max_block = self.transfer.as_ref().map_or(BlockLength(0), Transfer::max_block);
                 Response::RequestDownload { max_block }
             }
-            PendingKind::Reset(reset) => self.reset_now(client, reset, None),
+            PendingKind::Reset(reset) => self.reset_now(client, answered, reset, None),
             PendingKind::Authentication => Response::Other { service: ServiceId::Authentication.code(), data: bytes },
         }
     }
@@ -437,8 +438,7 @@ impl<C: EcuContent> Server<C> {
         }
         let serves = self.content.service(ServiceId::TransferData).is_some_and(|rule| rule.sessions.include(session));
         if self.transfer.as_ref().is_some_and(|transfer| transfer.protected || !serves) {
-            self.transfer = None;
-            self.content.download_lost();
+            self.lose_transfer();
         }
         self.content.session_changed(session);
     }

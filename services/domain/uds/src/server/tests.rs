@@ -12,6 +12,8 @@ struct Ecu {
     written: Vec<u8>,
     lost: u32,
     slow_blocks: bool,
+    /// What 37 is refused with.
+    close_fails: Option<Nrc>,
 }
 
 impl EcuContent for Ecu {
@@ -65,6 +67,14 @@ impl EcuContent for Ecu {
     fn write_block(&mut self, _: &Download, _: u64, data: &[u8]) -> Reply<()> {
         self.written.extend_from_slice(data);
         if self.slow_blocks { Reply::Later } else { Reply::Done(()) }
+    }
+
+    fn close_download(&mut self, _: &Download, parameters: &[u8]) -> Reply<Vec<u8>> {
+        match self.close_fails {
+            Some(nrc) => Reply::Refused(nrc),
+            None if parameters.is_empty() => Reply::Done(Vec::new()),
+            None => Reply::Refused(Nrc::IncorrectMessageLengthOrInvalidFormat),
+        }
     }
 
     fn download_lost(&mut self) {
@@ -169,6 +179,26 @@ fn a_download_keeps_to_counter_and_size() {
 }
 
 #[test]
+fn an_exit_in_the_wrong_form_leaves_the_transfer_open_and_one_that_fails_ends_it() {
+    let mut bench = Bench::new();
+    bench.unlock();
+    for fails in [None, Some(Nrc::GeneralProgrammingFailure)] {
+        bench.server.content_mut().close_fails = None;
+        bench.open(1);
+        assert_eq!(bench.ask(&[0x36, 1, 9]), Some(vec![0x76, 1]));
+        assert_eq!(bench.nrc(&[0x37, 0]), Nrc::IncorrectMessageLengthOrInvalidFormat);
+        assert_eq!(bench.server.content().lost, 0);
+        bench.server.content_mut().close_fails = fails;
+        match fails {
+            None => assert_eq!(bench.ask(&[0x37]), Some(vec![0x77])),
+            Some(nrc) => assert_eq!(bench.nrc(&[0x37]), nrc),
+        }
+        assert_eq!(bench.nrc(&[0x37]), Nrc::RequestSequenceError, "it is over");
+    }
+    assert_eq!(bench.server.content().lost, 1, "the content was told of the one that failed");
+}
+
+#[test]
 fn the_block_counter_goes_from_ff_to_00() {
     let mut bench = Bench::new();
     bench.unlock();
@@ -264,7 +294,10 @@ fn silence_ends_the_session_and_reset_starts_afresh() {
     while bench.server.poll_event().is_some() {}
     assert_eq!(bench.nrc(&[0x11, 0x03]), Nrc::SubFunctionNotSupported);
     assert_eq!(bench.ask(&[0x11, 0x01]), Some(vec![0x51, 0x01]));
-    assert_eq!(bench.server.poll_event(), Some(ServerEvent::Reset { reset: ResetType::Hard, client: ME }));
+    assert_eq!(
+        bench.server.poll_event(),
+        Some(ServerEvent::Reset { reset: ResetType::Hard, client: ME, answered: true })
+    );
     assert_eq!(bench.server.session(), SessionType::Default);
 }
 

@@ -65,8 +65,7 @@ impl<C: EcuContent> Server<C> {
         }
         let length = data.len() as u64;
         if length > left {
-            self.transfer = None;
-            self.content.download_lost();
+            self.lose_transfer();
             return Err(Nrc::TransferDataSuspended);
         }
         if counter != transfer.expected() {
@@ -97,14 +96,30 @@ impl<C: EcuContent> Server<C> {
             return Err(Nrc::RequestSequenceError);
         }
         let parameters = pdu.get(1..).unwrap_or_default();
-        let reply = self.content.close_download(&transfer.download, parameters);
-        if reply != Reply::Later {
-            self.transfer = None;
-        }
-        match reply {
-            Reply::Done(parameters) => Ok(Act::Answer(Response::RequestTransferExit { parameters })),
-            Reply::Refused(nrc) => Err(nrc),
+        match self.content.close_download(&transfer.download, parameters) {
+            Reply::Done(parameters) => {
+                self.transfer = None;
+                Ok(Act::Answer(Response::RequestTransferExit { parameters }))
+            }
+            Reply::Refused(nrc) => {
+                self.close_refused(nrc);
+                Err(nrc)
+            }
             Reply::Later => Ok(Act::Later(PendingKind::CloseTransfer)),
+        }
+    }
+
+    /// Only a failure of the close itself ends the transfer (figure 34); a request in the wrong form may be made again in the right one.
+    pub(super) fn close_refused(&mut self, nrc: Nrc) {
+        if nrc != Nrc::IncorrectMessageLengthOrInvalidFormat {
+            self.lose_transfer();
+        }
+    }
+
+    /// The transfer ends without a 37 that succeeded.
+    pub(super) fn lose_transfer(&mut self) {
+        if self.transfer.take().is_some() {
+            self.content.download_lost();
         }
     }
 }

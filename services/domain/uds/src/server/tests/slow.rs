@@ -8,6 +8,7 @@ use crate::BlockLength;
 #[derive(Default)]
 struct Slow {
     lost: u32,
+    gone: Vec<ClientId>,
 }
 
 impl EcuContent for Slow {
@@ -34,8 +35,14 @@ impl EcuContent for Slow {
     fn reset(&mut self, _: ResetType) -> Reply<Option<u8>> {
         Reply::Later
     }
+    fn close_download(&mut self, _: &Download, _: &[u8]) -> Reply<Vec<u8>> {
+        Reply::Later
+    }
     fn download_lost(&mut self) {
         self.lost += 1;
+    }
+    fn client_gone(&mut self, client: ClientId) {
+        self.gone.push(client);
     }
     fn authenticate_client(&mut self, now: Monotonic, _: ClientId, request: &Request) -> Reply<AuthenticationAnswer> {
         let authenticated = Some(*request != Request::DeAuthenticate);
@@ -122,6 +129,44 @@ fn a_download_that_takes_long_to_open_may_be_refused_or_lose_its_client() {
     bench.server.complete_download(bench.now, Ok(BlockLength(100)));
     assert_eq!(bench.server.poll_transmit(), None);
     assert!(!bench.server.is_busy());
+}
+
+/// All bytes of a download are in, and 37 has not come.
+fn filled() -> SlowBench {
+    let mut bench = SlowBench::authenticated();
+    bench.open();
+    assert_eq!(bench.ask(ME, &[0x36, 1, 1, 2, 3, 4]), None);
+    bench.server.complete(bench.now, Ok(vec![]));
+    assert_eq!(bench.server.poll_transmit().unwrap().pdu, [0x76, 1]);
+    bench
+}
+
+#[test]
+fn a_download_that_lacks_only_its_exit_is_lost_with_its_client_and_with_the_session() {
+    let mut bench = filled();
+    bench.server.client_gone(ME);
+    assert_eq!((bench.server.content().lost, &bench.server.content().gone), (1, &vec![ME]));
+    let mut bench = filled();
+    bench.now += 5000 * MS;
+    bench.server.handle_timeout(bench.now);
+    assert_eq!((bench.server.content().lost, bench.server.session()), (1, SessionType::Default));
+}
+
+#[test]
+fn a_slow_act_that_ends_the_transfer_tells_the_content() {
+    let mut bench = SlowBench::authenticated();
+    bench.open();
+    bench.ask(ME, &[0x36, 1, 1, 2]);
+    bench.server.complete(bench.now, Err(Nrc::TransferDataSuspended));
+    assert_eq!(bench.server.content().lost, 1);
+    let mut bench = filled();
+    bench.ask(ME, &[0x37]);
+    bench.server.complete(bench.now, Err(Nrc::IncorrectMessageLengthOrInvalidFormat));
+    assert_eq!(bench.server.content().lost, 0);
+    bench.server.poll_transmit().unwrap();
+    bench.ask(ME, &[0x37]);
+    bench.server.complete(bench.now, Err(Nrc::GeneralProgrammingFailure));
+    assert_eq!(bench.server.content().lost, 1);
 }
 
 #[test]
