@@ -11,6 +11,7 @@ use zbus::message::Header;
 use zbus::{OwnedFd, OwnedObjectPath, interface};
 
 use crate::admission::Admission;
+use crate::service::blocking;
 use crate::{Validator, local};
 
 pub(crate) struct Bus {
@@ -113,12 +114,13 @@ impl Bus {
     }
 
     #[zbus(out_args("floors"))]
-    fn get_floors(&self) -> Result<Vec<(String, u64)>, OtaError> {
-        self.validator.floors()
+    async fn get_floors(&self) -> Result<Vec<(String, u64)>, OtaError> {
+        let validator = Arc::clone(&self.validator);
+        blocking(move || validator.floors()).await
     }
 
-    fn raise_floors(&self, update: &str) -> Result<(), OtaError> {
-        self.validator.raise_floors(update)
+    async fn raise_floors(&self, update: &str) -> Result<(), OtaError> {
+        self.validator.raise_floors(update).await
     }
 
     #[zbus(out_args("status"))]

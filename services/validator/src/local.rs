@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pitstop_bundle::package::{Contents, Member, Side, TAR_BLOCK, padding};
 use pitstop_dbus::OtaError;
-use pitstop_types::{Decision, EcuId, ReleaseCounter, SoftwareVersion, UpdateId};
+use pitstop_types::{Decision, EcuId, SoftwareVersion, UpdateId};
 use pitstop_uptane::{OfflineFiles, Vehicle, verify_offline};
 
 use crate::admission::{Admission, Source};
@@ -139,7 +139,7 @@ impl Validator {
     fn verify_local(&self, files: &OfflineFiles) -> Result<Decision, OtaError> {
         let now = self.ledger.now((self.clock)())?;
         let trusted = self.trust.load(&self.ledger)?;
-        let vehicle = Vehicle { vin: self.vin.clone(), ecus: self.ecus.clone(), floors: self.ledger.read()?.floors };
+        let vehicle = Vehicle { vin: self.vin.clone(), ecus: self.ecus.clone(), floors: self.ledger.floors()? };
         let (result, generation) = verify_offline(&vehicle, trusted.clone(), files, Some(now));
         if generation != trusted {
             self.trust.store(&self.ledger, &generation)?;
@@ -163,7 +163,7 @@ impl Validator {
             let text = format!("{}: {length} bytes, {} were decided", expected.name, expected.length);
             return Err(OtaError::LengthMismatch(text));
         }
-        let floor = self.ledger.read()?.floors.get(&ecu).copied().unwrap_or(ReleaseCounter(0));
+        let floor = self.ledger.floor(&ecu)?;
         let now = self.ledger.now((self.clock)())?;
         Ok(Admission { update: decision.update.clone(), ecu, purpose: Purpose::Target, expected, floor, now })
     }
@@ -196,7 +196,8 @@ impl Validator {
                 if runs != target {
                     return Err(OtaError::WrongPhase("the TCU does not run what this update brought".to_owned()));
                 }
-                self.ledger.raise(&approved.floors)?;
+                let this = Arc::clone(self);
+                blocking(move || this.ledger.raise(&approved.floors)).await?;
             }
             Ok(_) | Err(OtaError::UnknownUpdate(_)) => {}
             Err(error) => return Err(error),

@@ -4,6 +4,7 @@ use pitstop_bundle::package::PackageError;
 use pitstop_bundle_io::BundleError;
 use pitstop_dbus::OtaError;
 use pitstop_store::StoreError;
+use pitstop_tpm::floor::FloorError;
 use pitstop_uptane::{SignError, VerifyError};
 
 /// The named error for metadata that is refused. The text names file, key and version.
@@ -15,7 +16,7 @@ pub(crate) fn metadata(error: &VerifyError) -> OtaError {
         }
         VerifyError::Expired { .. } | VerifyError::InstallBy { .. } => OtaError::MetadataExpired(text),
         VerifyError::Rollback { .. } => OtaError::MetadataRollback(text),
-        VerifyError::ImageRollback { .. } => OtaError::BelowFloor(text),
+        VerifyError::ImageRollback { .. } | VerifyError::OlderImage { .. } => OtaError::BelowFloor(text),
         VerifyError::MixAndMatch { .. } => OtaError::MixAndMatch(text),
         VerifyError::TargetMismatch { .. } => OtaError::TargetMismatch(text),
         VerifyError::BadHardwareId { .. } => OtaError::BadHardwareId(text),
@@ -45,6 +46,13 @@ pub(crate) fn io(doing: &str, error: &std::io::Error) -> OtaError {
             OtaError::OutOfSpace(format!("{doing}: {error}"))
         }
         _ => OtaError::Storage(format!("{doing}: {error}")),
+    }
+}
+
+pub(crate) fn floor(error: &FloorError) -> OtaError {
+    match error {
+        FloorError::Tpm(cause) => OtaError::NotReady(format!("{error}: {cause}")),
+        _ => OtaError::Storage(error.to_string()),
     }
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use pitstop_bundle_io::Keyring;
 use pitstop_dbus::{AdmittedBundle, OtaError, ValidatorStatus};
 use pitstop_store::Storage;
-use pitstop_types::{Decision, EcuId, HardwareId, ReleaseCounter, SoftwareRef, UpdateId, Vin};
+use pitstop_tpm::floor::Floor;
+use pitstop_types::{Decision, EcuId, HardwareId, ReleaseCounter, SoftwareRef, SoftwareVersion, UpdateId, Vin};
 use pitstop_uptane::{Approval, Generation, Vehicle, Verification, Verified, VerifyError};
 
 use crate::admission::{Admission, Source};
-use crate::approvals::Approvals;
+use crate::approvals::{Approvals, Approved};
 use crate::ledger::Ledger;
 use crate::ports::{Clock, Identity, MetadataSource, VersionSource};
 use crate::refusal;
@@ -34,6 +35,8 @@ pub struct Parts {
     pub factory: Generation,
     pub keyring: Keyring,
     pub identity: Arc<dyn Identity>,
+    /// Keeps the TCU's floor; `None` without a TPM.
+    pub tcu_floor: Option<Arc<dyn Floor>>,
     pub metadata: Arc<dyn MetadataSource>,
     pub versions: Arc<dyn VersionSource>,
     pub clock: Clock,
@@ -70,7 +73,7 @@ pub struct Outcome {
 impl Validator {
     /// Opens the stores. Fails closed where one is damaged.
     pub fn open(parts: Parts) -> Result<Self, OtaError> {
-        let ledger = Ledger::new(parts.storage.clone());
+        let ledger = Ledger::new(parts.storage.clone(), parts.tcu_floor);
         ledger.read()?;
         Ok(Self {
             vin: parts.vin,
@@ -134,7 +137,9 @@ impl Validator {
     async fn verify_once(self: &Arc<Self>) -> Result<Outcome, OtaError> {
         let now = self.ledger.now((self.clock)())?;
         let trusted = self.trust.load(&self.ledger)?;
-        let vehicle = Vehicle { vin: self.vin.clone(), ecus: self.ecus.clone(), floors: self.ledger.read()?.floors };
+        let this = Arc::clone(self);
+        let floors = blocking(move || this.ledger.floors()).await?;
+        let vehicle = Vehicle { vin: self.vin.clone(), ecus: self.ecus.clone(), floors };
         let machine = Verification::new(vehicle, trusted.clone(), Some(now)).map_err(|e| refusal::metadata(&e))?;
         let (machine, result) = self.drive(machine).await;
         let generation = machine.generation();
@@ -200,7 +205,7 @@ impl Validator {
         let (update, ecu, purpose) = parse_request(update, ecu, role)?;
         let decision = self.approvals.get(&update)?.decision;
         let expected = software(&decision, &ecu, purpose)?.clone();
-        let floor = self.ledger.read()?.floors.get(&ecu).copied().unwrap_or(ReleaseCounter(0));
+        let floor = self.ledger.floor(&ecu)?;
         let now = self.ledger.now((self.clock)())?;
         Ok(Admission { update, ecu, purpose, expected, floor, now })
     }
@@ -248,15 +253,27 @@ impl Validator {
 
     /// Every fitted ECU with its floor; 0 where none was ever raised.
     pub fn floors(&self) -> Result<Vec<(String, u64)>, OtaError> {
-        let floors = self.ledger.read()?.floors;
+        let floors = self.ledger.floors()?;
         let floor = |ecu: &EcuId| floors.get(ecu).map_or(0, |floor| floor.0);
         Ok(self.ecus.keys().map(|ecu| (ecu.to_string(), floor(ecu))).collect())
     }
 
-    /// After the commit: what the decision demands.
-    pub fn raise_floors(&self, update: &str) -> Result<(), OtaError> {
-        let approved = self.approvals.get(&parse_update(update)?)?;
-        self.ledger.raise(&approved.floors)
+    /// After the commit: what the decision demands. The TCU's floor comes last and only to what it runs now: it may have fallen back
+    /// to the old slot since, and a floor above what runs would refuse the very software it runs, for good.
+    pub async fn raise_floors(self: &Arc<Self>, update: &str) -> Result<(), OtaError> {
+        let Approved { decision, mut floors } = self.approvals.get(&parse_update(update)?)?;
+        let tcu = floors.remove_entry(&EcuId::tcu());
+        self.ledger.raise(&floors)?;
+        let Some((tcu, floor)) = tcu else { return Ok(()) };
+        let runs = self.versions.read_tcu().await?.version;
+        if running_counter(&decision, &tcu, runs.as_ref()).is_none_or(|counter| counter < floor) {
+            // Not an error: nothing that whoever asks could do would change it.
+            let runs = runs.map_or_else(|| "nothing known".to_owned(), |version| version.to_string());
+            log::warn!("the TCU runs {runs}, so its floor is not raised to {floor} as update {update} demands");
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        blocking(move || this.ledger.raise(&BTreeMap::from([(tcu, floor)]))).await
     }
 
     pub fn status(&self) -> Result<ValidatorStatus, OtaError> {
@@ -279,6 +296,14 @@ fn software<'d>(decision: &'d Decision, ecu: &EcuId, purpose: Purpose) -> Result
             part.fallback.as_ref().ok_or_else(|| OtaError::InvalidArgument(format!("{ecu} has no fallback")))
         }
     }
+}
+
+/// Release counter of what `ecu` runs, if it is software of this decision.
+fn running_counter(decision: &Decision, ecu: &EcuId, runs: Option<&SoftwareVersion>) -> Option<ReleaseCounter> {
+    let part = decision.ecu(ecu)?;
+    let software =
+        std::iter::once(&part.target).chain(&part.fallback).find(|software| Some(&software.version) == runs)?;
+    Some(software.counter)
 }
 
 pub(crate) fn parse_update(update: &str) -> Result<UpdateId, OtaError> {

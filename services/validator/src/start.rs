@@ -9,6 +9,7 @@ use pitstop_bundle_io::Keyring;
 use pitstop_dbus::{BackendLinkProxy, FlasherProxy, SelfUpdateProxy};
 use pitstop_flashing::Vehicle;
 use pitstop_runtime::{Context, Operations};
+use pitstop_tpm::floor::{self, Floor};
 use pitstop_tpm::{KeyRole, KeySettings};
 use pitstop_types::{EcuId, HardwareId};
 use pitstop_uptane::{Generation, MAX_SMALL};
@@ -58,6 +59,7 @@ async fn parts(
         ecus,
         factory: factory(&context.path(&settings.roots))?,
         keyring,
+        tcu_floor: tcu_floor(settings.key.clone()).await?,
         identity: Arc::new(identity(context, settings.key).await?),
         metadata: Arc::new(BackendLink { proxy: BackendLinkProxy::new(bus).await? }),
         versions: Arc::new(versions),
@@ -75,6 +77,11 @@ async fn identity(context: &Context, mut settings: KeySettings) -> anyhow::Resul
     settings.file = settings.file.map(|file| context.path(file));
     let key = tokio::task::spawn_blocking(move || pitstop_tpm::ensure(&settings, KeyRole::Identity)).await?;
     IdentityKey::new(key.context("finding or making the identity key")?)
+}
+
+async fn tcu_floor(settings: KeySettings) -> anyhow::Result<Option<Arc<dyn Floor>>> {
+    let floor = tokio::task::spawn_blocking(move || floor::open(&settings)).await?;
+    floor.context("finding or making the TCU's rollback floor (see the validator's README)")
 }
 
 fn factory(folder: &Path) -> anyhow::Result<Generation> {

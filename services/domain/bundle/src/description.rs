@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pitstop_types::{Digest, SoftwareVersion};
+use pitstop_types::{Digest, Sha256Writer, SoftwareVersion};
 use serde::{Deserialize, Serialize};
 
 /// Longest description read, in bytes. A description of [`MAX_SEGMENTS`] segments needs about 30 kB.
@@ -143,13 +143,34 @@ impl Segment {
 
     /// Compares `bytes`, read from the payload, with both checks.
     pub fn check_bytes(&self, bytes: &[u8]) -> Result<(), DescriptionError> {
-        if crc32fast::hash(bytes) != self.crc32 {
+        let mut sums = SegmentSums::default();
+        sums.update(bytes);
+        self.check_sums(sums)
+    }
+
+    /// The same for bytes that were read piece by piece.
+    pub fn check_sums(&self, sums: SegmentSums) -> Result<(), DescriptionError> {
+        if sums.crc32.finalize() != self.crc32 {
             return Err(DescriptionError::Crc(self.address));
         }
-        if Digest::of(bytes) != self.sha256 {
+        if sums.sha256.finish() != self.sha256 {
             return Err(DescriptionError::Sha256(self.address));
         }
         Ok(())
+    }
+}
+
+/// Both checks over a segment's bytes as they are read: a segment may be larger than memory.
+#[derive(Default)]
+pub struct SegmentSums {
+    crc32: crc32fast::Hasher,
+    sha256: Sha256Writer,
+}
+
+impl SegmentSums {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.crc32.update(bytes);
+        self.sha256.update(bytes);
     }
 }
 
@@ -273,6 +294,23 @@ mod tests {
         assert_eq!(read.segments[0].check_bytes(b"abc"), Ok(()));
         assert_eq!(read.segments[0].check_bytes(b"abd"), Err(DescriptionError::Crc(0x8000)));
         assert_eq!(read.expect.software_numbers, ["PS-BCM-0001"]);
+    }
+
+    #[test]
+    fn a_segment_read_in_pieces_is_judged_by_both_sums_to_its_last_byte() {
+        let mut bytes = vec![7; 1000];
+        let segment = Segment::of(0x8000, 0, &bytes).unwrap();
+        let judge = |bytes: &[u8], segment: &Segment| {
+            let mut sums = SegmentSums::default();
+            bytes.chunks(64).for_each(|piece| sums.update(piece));
+            segment.check_sums(sums)
+        };
+        assert_eq!(judge(&bytes, &segment), Ok(()));
+        assert_eq!(judge(&bytes[..999], &segment), Err(DescriptionError::Crc(0x8000)));
+        bytes[999] = 8;
+        assert_eq!(judge(&bytes, &segment), Err(DescriptionError::Crc(0x8000)));
+        let other = Segment { crc32: crc32fast::hash(&bytes), ..segment };
+        assert_eq!(judge(&bytes, &other), Err(DescriptionError::Sha256(0x8000)));
     }
 
     #[test]

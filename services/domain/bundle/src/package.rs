@@ -12,8 +12,9 @@ use std::collections::BTreeSet;
 pub const TAR_BLOCK: usize = 512;
 /// Longest package taken, in bytes: the largest file that a ustar header can describe.
 pub const MAX_PACKAGE: u64 = 8 << 30;
-/// All metadata together, in bytes: the largest targets file of the Image repository, and as much again for roots and the rest.
-pub const MAX_METADATA: u64 = 16 << 20;
+/// All metadata together, in bytes: the largest targets file of the Image repository and as much for its delegated roles, and as much
+/// again for roots and the rest. It is held in memory until it is verified.
+pub const MAX_METADATA: u64 = 8 << 20;
 /// Metadata files: some hundred roots of each repository and all delegated roles.
 const MAX_FILES: usize = 600;
 /// Name of the bundle.

@@ -11,11 +11,12 @@ pub(crate) fn at(repository: Repository, role: &str) -> At {
 
 /// Reads a file's form and sense; says nothing of its signatures.
 pub(crate) fn read<M: Metadata>(at: &At, bytes: &[u8], limit: usize) -> Result<M, VerifyError> {
-    read_from(at, &Envelope::parse(bytes, limit).map_err(|error| error.at(at))?)
+    read_from(at, Envelope::parse(bytes, limit).map_err(|error| error.at(at))?)
 }
 
-fn read_from<M: Metadata>(at: &At, envelope: &Envelope) -> Result<M, VerifyError> {
-    let file = M::deserialize(envelope.signed()).map_err(|error| VerifyError::malformed(at, error.to_string()))?;
+fn read_from<M: Metadata>(at: &At, envelope: Envelope) -> Result<M, VerifyError> {
+    let file: M = serde_json::from_value(envelope.into_signed())
+        .map_err(|error| VerifyError::malformed(at, error.to_string()))?;
     file.check().map_err(|error| VerifyError::malformed(at, error.to_string()))?;
     Ok(file)
 }
@@ -30,7 +31,7 @@ pub(crate) fn open<M: Metadata>(
 ) -> Result<M, VerifyError> {
     let envelope = Envelope::parse(bytes, limit).map_err(|error| error.at(at))?;
     envelope.require(at, keys, threshold)?;
-    read_from(at, &envelope)
+    read_from(at, envelope)
 }
 
 /// Metadata is JSON, so UTF-8; kept as text.

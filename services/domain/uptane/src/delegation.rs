@@ -4,17 +4,18 @@
 //! delegator it came through *this* time, so that a role that is good by one path is not believed by another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use pitstop_types::HardwareId;
 use serde::Deserialize as _;
 
 use crate::checks::{at, matches, not_expired, open, same_version, utf8, versioned};
 use crate::metadata::{
-    DelegatedRole, Delegates, Delegations, ImageCustom, MAX_DELEGATED_ROLES, Metadata as _, Repository, TargetEntry,
-    Targets,
+    DelegatedRole, Delegates, Delegations, ImageCustom, MAX_DELEGATED_ROLES, Metadata as _, Repository, Role,
+    TargetEntry, Targets,
 };
-use crate::repository::{MAX_IMAGE_TARGETS, RepositoryCheck, Want};
-use crate::{At, PublicKey, VerifyError};
+use crate::repository::{MAX_DELEGATED, MAX_IMAGE_TARGETS, RepositoryCheck, Want};
+use crate::{At, VerifyError};
 
 /// What a search came to.
 #[derive(Debug)]
@@ -29,17 +30,30 @@ pub(crate) enum Found {
 /// Delegated files of this cycle that match the snapshot; whether their signatures count depends on who asks.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Delegated {
+    /// Fetched and not yet verified.
     files: BTreeMap<String, String>,
+    /// Bytes of each role that was fetched or read again.
+    lengths: BTreeMap<String, usize>,
+    /// Read once, however many paths lead through them.
+    opened: BTreeMap<String, Arc<Targets>>,
+    /// Delegator and role, for each pair whose signatures were found good.
+    vouched: BTreeSet<(String, String)>,
 }
 
-/// One search: who was visited, which files proved good, and for which hardware the roles on the way down may speak.
+/// One search: who was visited, and for which hardware the roles on the way down may speak.
 struct Search<'s> {
     check: &'s RepositoryCheck,
-    delegated: &'s Delegated,
+    delegated: &'s mut Delegated,
     path: &'s str,
     /// Over the whole search, all branches together.
     visits: usize,
-    verified: BTreeMap<String, String>,
+}
+
+/// A role that delegates.
+#[derive(Clone, Copy)]
+struct Delegator<'d> {
+    name: &'d str,
+    delegations: &'d Delegations,
 }
 
 /// What one role and those below it come to.
@@ -61,6 +75,7 @@ impl Delegated {
     ) -> Result<(), VerifyError> {
         let at = at(Repository::Image, role);
         let bytes = bytes.ok_or_else(|| VerifyError::Missing { at: at.clone() })?;
+        self.count(&at, bytes.len())?;
         let text = utf8(&at, bytes)?;
         matches(&at, text.as_bytes(), listed(check, &at)?)?;
         self.files.insert(role.to_owned(), text);
@@ -68,13 +83,16 @@ impl Delegated {
     }
 
     /// Looks for `path`. Roles that were verified on the way become part of the repository's files.
-    pub(crate) fn find(&self, check: &mut RepositoryCheck, path: &str) -> Result<Found, VerifyError> {
+    pub(crate) fn find(&mut self, check: &mut RepositoryCheck, path: &str) -> Result<Found, VerifyError> {
         let top = check.targets().ok_or(VerifyError::OutOfOrder)?;
-        let mut search = Search { check, delegated: self, path, visits: 0, verified: BTreeMap::new() };
-        let branch = search.below(top, &[], &mut BTreeSet::new())?;
-        for (role, text) in search.verified {
-            check.files_mut().put(&role, text);
+        let mut search = Search { check, delegated: self, path, visits: 0 };
+        let branch = search.below(Role::Targets.as_str(), top, &[], &mut BTreeSet::new())?;
+        for role in self.opened.keys() {
+            if let Some(text) = self.files.remove(role) {
+                check.files_mut().put(role, text);
+            }
         }
+        check.files_mut().shed(&self.lengths);
         Ok(match branch {
             Branch::Found(entry) => Found::Entry(entry),
             Branch::Nothing | Branch::Ended => Found::Nowhere,
@@ -82,16 +100,63 @@ impl Delegated {
         })
     }
 
+    /// The role, verified with the keys that this delegator gives it. `None`: its file is needed first.
+    fn open(
+        &mut self,
+        check: &RepositoryCheck,
+        role: &DelegatedRole,
+        from: Delegator<'_>,
+    ) -> Result<Option<Arc<Targets>>, VerifyError> {
+        let pair = (from.name.to_owned(), role.name.clone());
+        if let Some(file) = self.opened.get(&role.name).filter(|_| self.vouched.contains(&pair)) {
+            return Ok(Some(Arc::clone(file)));
+        }
+        let Some(text) = self.text(check, &role.name)? else { return Ok(None) };
+        let (file, length) = (verify(check, role, from, text)?, text.len());
+        self.count(&at(Repository::Image, &role.name), length)?;
+        self.vouched.insert(pair);
+        Ok(Some(Arc::clone(self.opened.entry(role.name.clone()).or_insert_with(|| Arc::new(file)))))
+    }
+
     /// The role's file: of this cycle, or the stored one if it is what the snapshot lists by hash.
-    fn text(&self, check: &RepositoryCheck, role: &str) -> Result<Option<String>, VerifyError> {
+    fn text<'t>(&'t self, check: &'t RepositoryCheck, role: &str) -> Result<Option<&'t str>, VerifyError> {
         if let Some(text) = self.files.get(role) {
-            return Ok(Some(text.clone()));
+            return Ok(Some(text));
+        }
+        let stored = check.files().get(role);
+        if self.opened.contains_key(role) {
+            // Stored in this cycle.
+            return Ok(stored);
         }
         let at = at(Repository::Image, role);
         let listed = listed(check, &at)?;
-        let stored = check.files().get(role);
         let same = |text: &&str| listed.hashes.is_some() && matches(&at, text.as_bytes(), listed).is_ok();
-        Ok(stored.filter(same).map(str::to_owned))
+        Ok(stored.filter(same))
+    }
+
+    /// Holds all roles of this cycle together against their limit.
+    fn count(&mut self, at: &At, length: usize) -> Result<(), VerifyError> {
+        self.lengths.insert(at.role.clone(), length);
+        let length = self.lengths.values().sum();
+        if length > MAX_DELEGATED {
+            return Err(VerifyError::Oversized { at: at.clone(), length, limit: MAX_DELEGATED });
+        }
+        Ok(())
+    }
+
+    fn want(&self, check: &RepositoryCheck, role: &str) -> Result<Want, VerifyError> {
+        let at = at(check.repository(), role);
+        let taken: usize = self.lengths.values().sum();
+        let listed = listed(check, &at)?;
+        let (file, limit) = versioned(role, listed, MAX_IMAGE_TARGETS);
+        // Where the snapshot gives no length, whatever is left may come.
+        let least = if listed.length.is_some() { limit } else { 1 };
+        let left = MAX_DELEGATED.saturating_sub(taken);
+        if least > left {
+            return Err(VerifyError::Oversized { at, length: taken.saturating_add(least), limit: MAX_DELEGATED });
+        }
+        let limit = limit.min(left);
+        Ok(Want { role: role.to_owned(), file, limit })
     }
 }
 
@@ -102,6 +167,7 @@ impl Search<'_> {
     /// `role` itself, then its delegations in order of priority (TUF 5.6.7).
     fn below(
         &mut self,
+        name: &str,
         role: &Targets,
         limits: &Limits<'_>,
         visited: &mut BTreeSet<String>,
@@ -110,6 +176,7 @@ impl Search<'_> {
             return Ok(Branch::Found(entry.clone()));
         }
         let Some(delegations) = &role.delegations else { return Ok(Branch::Nothing) };
+        let from = Delegator { name, delegations };
         for delegation in &delegations.roles {
             if !delegation.paths.iter().any(|pattern| pattern_matches(pattern, self.path)) {
                 continue;
@@ -117,9 +184,9 @@ impl Search<'_> {
             let mut limits = limits.to_vec();
             limits.extend(delegation.hardware_ids.as_deref());
             let branch = match &delegation.to {
-                Delegates::One(one) => self.visit(one, delegations, &limits, visited)?,
+                Delegates::One(one) => self.visit(one, from, &limits, visited)?,
                 Delegates::Several { min_roles_in_agreement, roles } => {
-                    self.agree(roles, *min_roles_in_agreement, delegations, &limits, visited)?
+                    self.agree(roles, *min_roles_in_agreement, from, &limits, visited)?
                 }
             };
             match branch {
@@ -135,7 +202,7 @@ impl Search<'_> {
     fn visit(
         &mut self,
         role: &DelegatedRole,
-        from: &Delegations,
+        from: Delegator<'_>,
         limits: &Limits<'_>,
         visited: &mut BTreeSet<String>,
     ) -> Result<Branch, VerifyError> {
@@ -143,12 +210,10 @@ impl Search<'_> {
             return Ok(Branch::Nothing);
         }
         self.visits += 1;
-        let Some(text) = self.delegated.text(self.check, &role.name)? else {
-            return Ok(Branch::Need(want(self.check, &role.name)?));
-        };
-        let file = verify(self.check, role, &role.keys.keys(&from.keys), &text)?;
-        self.verified.insert(role.name.clone(), text);
-        self.below(&file, limits, visited)
+        match self.delegated.open(self.check, role, from)? {
+            Some(file) => self.below(&role.name, &file, limits, visited),
+            None => Ok(Branch::Need(self.delegated.want(self.check, &role.name)?)),
+        }
     }
 
     /// Several roles, each searched by itself; a file counts when enough of them say the very same of it.
@@ -156,7 +221,7 @@ impl Search<'_> {
         &mut self,
         roles: &[DelegatedRole],
         least: usize,
-        from: &Delegations,
+        from: Delegator<'_>,
         limits: &Limits<'_>,
         visited: &BTreeSet<String>,
     ) -> Result<Branch, VerifyError> {
@@ -189,11 +254,12 @@ fn within(entry: &TargetEntry, limits: &Limits<'_>) -> bool {
 fn verify(
     check: &RepositoryCheck,
     role: &DelegatedRole,
-    keys: &[PublicKey],
+    from: Delegator<'_>,
     text: &str,
 ) -> Result<Targets, VerifyError> {
     let at = at(Repository::Image, &role.name);
-    let file: Targets = open(&at, text.as_bytes(), MAX_IMAGE_TARGETS, keys, role.keys.threshold)?;
+    let keys = role.keys.keys(&from.delegations.keys);
+    let file: Targets = open(&at, text.as_bytes(), MAX_IMAGE_TARGETS, &keys, role.keys.threshold)?;
     same_version(&at, file.version(), listed(check, &at)?)?;
     not_expired(&at, &file, check.now())?;
     Ok(file)
@@ -202,12 +268,6 @@ fn verify(
 fn listed<'c>(check: &'c RepositoryCheck, at: &At) -> Result<&'c crate::metadata::FileMeta, VerifyError> {
     let snapshot = check.snapshot().ok_or(VerifyError::OutOfOrder)?;
     snapshot.file(&at.role).ok_or_else(|| VerifyError::mixed(at, "the snapshot does not list it"))
-}
-
-fn want(check: &RepositoryCheck, role: &str) -> Result<Want, VerifyError> {
-    let at = at(check.repository(), role);
-    let (file, limit) = versioned(role, listed(check, &at)?, MAX_IMAGE_TARGETS);
-    Ok(Want { role: role.to_owned(), file, limit })
 }
 
 /// Whether `path` falls under `pattern`. `*` and `?` never stand for `/`; case always counts.

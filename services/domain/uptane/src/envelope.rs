@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::strict::{self, StrictError};
-use crate::{At, KeyId, Metadata, PublicKey, SignError, Signer, VerifyError, canonical};
+use crate::{
+    At, KeyId, MAX_IMAGE_TARGETS, MAX_SMALL, Metadata, PublicKey, Role, SignError, Signer, VerifyError, canonical,
+};
 
 /// More signatures than this are refused; a role has at most this many keys.
 pub const MAX_SIGNATURES: usize = 16;
@@ -54,14 +56,13 @@ impl EnvelopeError {
 impl Envelope {
     /// Reads at most `limit` bytes.
     pub fn parse(bytes: &[u8], limit: usize) -> Result<Self, EnvelopeError> {
-        let value = strict::parse(bytes, limit)?;
-        let (Some(signed), Some(list)) = (value.get("signed"), value.get("signatures").and_then(Value::as_array))
+        let Value::Object(mut whole) = strict::parse(bytes, limit)? else { return Err(EnvelopeError::Shape) };
+        // Taken out and never cloned: the payload is by far the largest part, and nobody has answered for it yet.
+        let (Some(signed @ Value::Object(_)), Some(Value::Array(list))) =
+            (whole.remove("signed"), whole.remove("signatures"))
         else {
             return Err(EnvelopeError::Shape);
         };
-        if !signed.is_object() {
-            return Err(EnvelopeError::Shape);
-        }
         if list.is_empty() {
             return Err(EnvelopeError::Unsigned);
         }
@@ -70,15 +71,20 @@ impl Envelope {
         }
         let mut seen = BTreeSet::new();
         let mut signatures = Vec::new();
-        for entry in list {
+        for entry in &list {
             let (id, signature) = read_signature(entry)?;
             if !seen.insert(id) {
                 return Err(EnvelopeError::KeyId);
             }
             signatures.push((id, signature));
         }
-        let message = canonical::to_bytes(signed).map_err(|_| EnvelopeError::Shape)?;
-        Ok(Self { signatures, signed: signed.clone(), message })
+        let message = canonical::to_bytes(&signed).map_err(|_| EnvelopeError::Shape)?;
+        Ok(Self { signatures, signed, message })
+    }
+
+    /// The payload alone, for a reader who need not keep both.
+    pub(crate) fn into_signed(self) -> Value {
+        self.signed
     }
 
     /// The payload, as it was received. Not verified by being here.
@@ -133,11 +139,16 @@ impl SignedFile {
     }
 }
 
-/// Signs `metadata` with every one of `signers`. Checks the metadata's own sense first, so that nothing is signed that
-/// a vehicle would refuse for its form.
+/// Signs `metadata` with every one of `signers`. Checks the metadata's own sense and the file's length, so that nothing is
+/// signed that a vehicle would refuse for its form.
 pub fn sign<M: Metadata>(metadata: &M, signers: &[&dyn Signer]) -> Result<SignedFile, SignError> {
     metadata.check().map_err(|error| SignError::Refused(error.to_string()))?;
-    Ok(SignedFile { version: metadata.version(), bytes: sign_payload(metadata, signers)? })
+    let bytes = sign_payload(metadata, signers)?;
+    let limit = if M::TYPE == Role::Targets { MAX_IMAGE_TARGETS } else { MAX_SMALL };
+    if bytes.len() > limit {
+        return Err(SignError::Refused(format!("{} bytes, vehicles take at most {limit} of {}", bytes.len(), M::TYPE)));
+    }
+    Ok(SignedFile { version: metadata.version(), bytes })
 }
 
 /// Makes an envelope around any payload: canonical JSON is signed, plain JSON is written.

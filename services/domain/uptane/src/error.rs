@@ -35,6 +35,9 @@ pub enum VerifyError {
     Rollback { at: At, version: u64, known: u64 },
     #[error("ECU {ecu}: release counter {counter} is below the floor {floor}")]
     ImageRollback { ecu: EcuId, counter: ReleaseCounter, floor: ReleaseCounter },
+    /// The same attack as [`Self::ImageRollback`], above the floor: an old image that is still listed.
+    #[error("ECU {ecu}: release counter {counter} is lower than {running}, which it runs and would go back to")]
+    OlderImage { ecu: EcuId, counter: ReleaseCounter, running: ReleaseCounter },
     #[error("{at}: {text}")]
     MixAndMatch { at: At, text: String },
     #[error("target {path}: {text}")]
@@ -73,7 +76,7 @@ impl VerifyError {
             Self::BadKeyId { .. } => "BadKeyId",
             Self::Expired { .. } => "Expired",
             Self::Rollback { .. } => "Rollback",
-            Self::ImageRollback { .. } => "ImageRollback",
+            Self::ImageRollback { .. } | Self::OlderImage { .. } => "ImageRollback",
             Self::MixAndMatch { .. } => "MixAndMatch",
             Self::TargetMismatch { .. } => "TargetMismatch",
             Self::BadHardwareId { .. } => "BadHardwareId",

@@ -45,7 +45,7 @@ pub use metadata::{
 };
 pub use offline::{OfflineFiles, verify_offline};
 pub use pairing::{MAX_INSTALL_AHEAD, Vehicle};
-pub use repository::{Files, MAX_IMAGE_TARGETS, MAX_SMALL};
+pub use repository::{Files, MAX_DELEGATED, MAX_IMAGE_TARGETS, MAX_SMALL};
 pub use sign::{MemorySigner, SignError, Signer};
 pub use time::Time;
 pub use verification::{Approval, Fetch, Generation, Verification};

@@ -185,6 +185,7 @@ impl Directed {
             for software in std::iter::once(&target).chain(&part.fallback) {
                 check_floor(vehicle, &ecu, software)?;
             }
+            check_not_older(&ecu, &target, part.fallback.as_ref())?;
             ecus.push(EcuDecision { ecu, target, fallback: part.fallback });
         }
         let decision = Decision {
@@ -252,6 +253,19 @@ fn check_floor(vehicle: &Vehicle, ecu: &EcuId, software: &SoftwareRef) -> Result
         return Err(VerifyError::ImageRollback { ecu: ecu.clone(), counter: software.counter, floor });
     }
     Ok(())
+}
+
+/// Floors rise seldom; between them whoever holds the Director's online keys could order an old image back that is still listed
+/// (Uptane standard, "Verify the image": release counter not lower). Who brings a fleet back releases with a higher counter.
+///
+/// The fallback stands for what the ECU runs: both repositories name it, and an ECU that runs anything else is left alone.
+fn check_not_older(ecu: &EcuId, target: &SoftwareRef, fallback: Option<&SoftwareRef>) -> Result<(), VerifyError> {
+    match fallback.map(|fallback| fallback.counter) {
+        Some(running) if target.counter < running => {
+            Err(VerifyError::OlderImage { ecu: ecu.clone(), counter: target.counter, running })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn bad_ecu(ecu: &EcuId, text: &str) -> VerifyError {

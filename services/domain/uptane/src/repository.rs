@@ -14,8 +14,11 @@ use crate::{At, Envelope, PublicKey, VerifyError};
 
 /// Largest root, timestamp, snapshot and Director targets file, in bytes.
 pub const MAX_SMALL: usize = 64 * 1024;
-/// Largest targets file of the Image repository, delegated ones too, in bytes.
-pub const MAX_IMAGE_TARGETS: usize = 8 * 1024 * 1024;
+/// Largest targets file of the Image repository, delegated ones too, in bytes: some 4 000 releases. In memory it takes up to 16 times as
+/// much while it is read, before anybody has answered for it, and the service that reads it may have 96 MiB.
+pub const MAX_IMAGE_TARGETS: usize = 2 * 1024 * 1024;
+/// All delegated roles that one verification reads, and all that are stored, together, in bytes.
+pub const MAX_DELEGATED: usize = 2 * 1024 * 1024;
 /// Most root files followed in one cycle; the next cycle goes on. A repository that rotates weekly takes 20 years to get there.
 const MAX_ROOTS: u32 = 1024;
 
@@ -42,17 +45,28 @@ impl Files {
         self.0.remove(&name(role.as_str()));
     }
 
+    /// Forgets delegated roles that this cycle did not need when all together are more than one cycle may need; they can be
+    /// fetched again. Otherwise each order could add to what is stored until it can be stored no more.
+    pub(crate) fn shed(&mut self, needed: &BTreeMap<String, usize>) {
+        let length: usize = self.0.iter().filter(|(file, _)| is_delegated(file)).map(|(_, text)| text.len()).sum();
+        if length > MAX_DELEGATED {
+            let is_needed = |file: &str| file.strip_suffix(".json").is_some_and(|role| needed.contains_key(role));
+            self.0.retain(|file, _| !is_delegated(file) || is_needed(file));
+        }
+    }
+
     /// Forgets delegated roles that the snapshot does not list any more.
     fn keep_listed(&mut self, snapshot: &Snapshot) {
-        self.0.retain(|file, _| {
-            Role::ALL.iter().chain(&Role::OFFLINE).any(|role| name(role.as_str()) == *file)
-                || snapshot.meta.contains_key(file)
-        });
+        self.0.retain(|file, _| !is_delegated(file) || snapshot.meta.contains_key(file));
     }
 }
 
 fn name(role: &str) -> String {
     format!("{role}.json")
+}
+
+fn is_delegated(file: &str) -> bool {
+    !Role::ALL.iter().chain(&Role::OFFLINE).any(|role| name(role.as_str()) == file)
 }
 
 /// A file that is asked for.
@@ -332,7 +346,7 @@ impl RepositoryCheck {
             return Ok(());
         }
         self.check_expiry(Role::Targets, known)?;
-        self.targets = Some(known.clone());
+        self.targets = self.known.targets.take();
         self.step = Step::Done;
         Ok(())
     }
@@ -344,11 +358,11 @@ impl RepositoryCheck {
         let text = utf8(&at, bytes)?;
         matches(&at, text.as_bytes(), listed)?;
         let (keys, threshold) = self.keys(Role::Targets)?;
+        // Two large files in memory at once would be one too many.
+        let known = self.known.targets.take().map(|known| known.version());
         let new: Targets = open(&at, text.as_bytes(), self.targets_limit(), &keys, threshold)?;
         same_version(&at, new.version(), listed)?;
-        if let Some(known) = &self.known.targets {
-            not_older(&at, new.version(), known.version())?;
-        }
+        not_older(&at, new.version(), known.unwrap_or(0))?;
         self.check_expiry(Role::Targets, &new)?;
         self.files.put("targets", text);
         self.targets = Some(new);

@@ -1,5 +1,6 @@
 //! Reading JSON of others: nothing that two readers could understand differently.
 
+use std::cell::Cell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
@@ -10,50 +11,83 @@ pub const MAX_DEPTH: usize = 32;
 /// Largest magnitude of a number that every JSON reader keeps exactly.
 pub const MAX_NUMBER: u64 = 1 << 53;
 
+/// Most values in one file. The leanest genuine targets have one in 26 bytes, so the largest file has 80 000.
+pub const MAX_VALUES: usize = 100_000;
+/// Most objects among them. Each takes 0.7 kB of memory however little stands in it, 20 MB together; genuine targets have four for
+/// an entry of 330 bytes, so the largest file has 26 000.
+pub const MAX_OBJECTS: usize = 30_000;
+
 /// Why bytes are not strict JSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StrictError {
     #[error("{length} bytes long, at most {limit} are read")]
     Oversized { length: usize, limit: usize },
+    #[error("it has more than {MAX_VALUES} values, or more than {MAX_OBJECTS} objects")]
+    TooManyValues,
     #[error("not strict JSON: {0}")]
     Syntax(String),
 }
 
 /// Reads one JSON value. Refused are: more than `limit` bytes (before anything is parsed), a name twice in one object, fractions
-/// and exponents, numbers beyond 2^53, nesting deeper than [`MAX_DEPTH`], and anything after the value.
+/// and exponents, numbers beyond 2^53, nesting deeper than [`MAX_DEPTH`], more values than [`MAX_VALUES`] or objects than
+/// [`MAX_OBJECTS`] (few bytes may stand for much memory, and no signature was looked at yet), and anything after the value.
 pub fn parse(bytes: &[u8], limit: usize) -> Result<Value, StrictError> {
     if bytes.len() > limit {
         return Err(StrictError::Oversized { length: bytes.len(), limit });
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let syntax = |error: serde_json::Error| StrictError::Syntax(error.to_string());
-    let value = Node { depth: 0 }.deserialize(&mut reader).map_err(syntax)?;
+    let count = Count::default();
+    let value = Node { depth: 0, count: &count }.deserialize(&mut reader).map_err(|error| match count.exceeded() {
+        true => StrictError::TooManyValues,
+        false => syntax(error),
+    })?;
     reader.end().map_err(syntax)?;
     Ok(value)
 }
 
-/// One value at some depth.
-struct Node {
-    depth: usize,
+/// What was read so far.
+#[derive(Default)]
+struct Count {
+    values: Cell<usize>,
+    objects: Cell<usize>,
 }
 
-impl Node {
+impl Count {
+    fn exceeded(&self) -> bool {
+        self.values.get() > MAX_VALUES || self.objects.get() > MAX_OBJECTS
+    }
+
+    fn add<E: serde::de::Error>(&self, what: &Cell<usize>) -> Result<(), E> {
+        what.set(what.get().saturating_add(1));
+        if self.exceeded() { Err(E::custom(StrictError::TooManyValues)) } else { Ok(()) }
+    }
+}
+
+/// One value at some depth.
+struct Node<'c> {
+    depth: usize,
+    count: &'c Count,
+}
+
+impl Node<'_> {
     fn child<E: serde::de::Error>(&self) -> Result<Self, E> {
         if self.depth >= MAX_DEPTH {
             return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH}")));
         }
-        Ok(Self { depth: self.depth + 1 })
+        Ok(Self { depth: self.depth + 1, count: self.count })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Node {
+impl<'de> DeserializeSeed<'de> for Node<'_> {
     type Value = Value;
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.count.add(&self.count.values)?;
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Node {
+impl<'de> Visitor<'de> for Node<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -91,6 +125,7 @@ impl<'de> Visitor<'de> for Node {
         Ok(Value::Array(values))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        self.count.add(&self.count.objects)?;
         let mut object = Map::new();
         while let Some(name) = map.next_key::<String>()? {
             let value = map.next_value_seed(self.child()?)?;
@@ -150,6 +185,18 @@ mod tests {
         assert!(read(&nest(MAX_DEPTH)).is_ok());
         assert!(read(&nest(MAX_DEPTH + 1)).is_err());
         assert!(parse("[".repeat(100_000).as_bytes(), 1 << 20).is_err());
+    }
+
+    #[test]
+    fn values_and_objects_are_counted_however_deep_they_lie() {
+        let list = |item: &str, count: usize| format!("[[{}]]", vec![item; count].join(","));
+        let read = |text: String| parse(text.as_bytes(), usize::MAX).map(drop);
+        // The two lists around them count as well.
+        assert_eq!(read(list("1", MAX_VALUES - 2)), Ok(()));
+        assert_eq!(read(list("1", MAX_VALUES - 1)), Err(StrictError::TooManyValues));
+        assert_eq!(read(list("{}", MAX_OBJECTS)), Ok(()));
+        assert_eq!(read(list("{}", MAX_OBJECTS + 1)), Err(StrictError::TooManyValues));
+        assert_eq!(read(list(r#"{"a":{"a":1}}"#, MAX_OBJECTS / 2 + 1)), Err(StrictError::TooManyValues));
     }
 
     proptest! {

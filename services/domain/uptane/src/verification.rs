@@ -14,7 +14,7 @@ use crate::delegation::{Delegated, Found};
 use crate::metadata::{Repository, Role};
 use crate::offline;
 use crate::pairing::{self, Directed, Vehicle};
-use crate::repository::{Files, RepositoryCheck, Want};
+use crate::repository::{Files, MAX_DELEGATED, MAX_IMAGE_TARGETS, MAX_SMALL, RepositoryCheck, Want};
 use crate::{Metadata as _, Verified, VerifyError};
 
 /// All trusted metadata files of both repositories: stored and replaced as one.
@@ -25,6 +25,10 @@ pub struct Generation {
 }
 
 impl Generation {
+    /// Most bytes that all files have together, for whoever stores them: five small ones of the Director, three of the Image
+    /// repository, its targets and the delegated roles.
+    pub const MAX_BYTES: usize = 8 * MAX_SMALL + MAX_IMAGE_TARGETS + MAX_DELEGATED;
+
     /// What a device starts with: the roots that it was built with.
     pub fn initial(director_root: String, image_root: String) -> Self {
         Self { director: Files::from_root(director_root), image: Files::from_root(image_root) }

@@ -5,7 +5,8 @@ mod world;
 
 use pitstop_types::{ReleaseCounter, Vin};
 use pitstop_uptane::{
-    MAX_SMALL, PairingRole, Repository, Role, Scheme, Signer, Targets, Vehicle, Verification, VerifyError,
+    Envelope, ImageTarget, MAX_IMAGE_TARGETS, MAX_SMALL, PairingRole, Repository, Role, Scheme, SignError, Signer,
+    Targets, Vehicle, Verification, VerifyError, sign, strict,
 };
 use serde_json::json;
 use world::*;
@@ -223,6 +224,34 @@ fn an_old_image_that_both_repositories_list_is_refused_below_the_floor() {
 }
 
 #[test]
+fn a_directors_keys_alone_cannot_order_an_old_image_back_that_is_still_listed_above_the_floor() {
+    // What is given as target and as fallback is the other way round; and the same counter under another version.
+    for (counters, expected) in [((4, 3), "accepted"), ((3, 3), "accepted"), ((3, 4), "ImageRollback")] {
+        let mut world = World::new();
+        let pairs = [("2.0.0", counters.0, PairingRole::Target), ("1.0.0", counters.1, PairingRole::Fallback)];
+        for (version, counter, role) in pairs {
+            let path = format!("bcm/{version}.raucb");
+            world.director.targets.targets.remove(&path);
+            world.image.targets.targets.remove(&path);
+            world.director.targets.list_director(&path, directed("bcm", version, counter, role)).unwrap();
+            world.image.targets.list_image(&path, image("bcm", version, counter)).unwrap();
+        }
+        assert_eq!(world.outcome(), expected, "{counters:?}");
+    }
+    let mut swapped = World::new();
+    swapped.edit = Some(Box::new(|repository, role, payload| {
+        if repository == Repository::Director && role == "targets" {
+            payload["targets"]["tcu/1.0.0.raucb"]["custom"]["role"] = json!("target");
+            payload["targets"]["tcu/2.0.0.raucb"]["custom"]["role"] = json!("fallback");
+        }
+    }));
+    let error = swapped.cycle(&swapped.initial(), vehicle(), NOW).0.unwrap_err();
+    let (counter, running) = (ReleaseCounter(1), ReleaseCounter(2));
+    assert_eq!(error, VerifyError::OlderImage { ecu: ecu("tcu"), counter, running });
+    assert_eq!(swapped.refusal(), "ImageRollback");
+}
+
+#[test]
 fn endless_and_oversized_files_are_refused_before_they_are_read() {
     for repository in BOTH {
         for file in ["2.root.json", "timestamp.json", "1.snapshot.json", "1.targets.json"] {
@@ -235,6 +264,37 @@ fn endless_and_oversized_files_are_refused_before_they_are_read() {
     }
     let machine = Verification::new(vehicle(), World::new().initial(), Some(NOW)).unwrap();
     assert_eq!(machine.poll_fetch().unwrap().limit, MAX_SMALL);
+}
+
+/// Entries as short as they can be, in a file of about `length` bytes.
+fn lean_targets(length: usize) -> Targets {
+    let mut targets = Targets::image(n(1), at(NOW + DAY));
+    // One entry has 320 bytes.
+    for counter in 0..length as u64 / 320 {
+        let lean = ImageTarget { sha512: None, ..image("b", "1", counter) };
+        targets.list_image(&format!("b/{counter}"), lean).unwrap();
+    }
+    targets
+}
+
+#[test]
+fn the_largest_genuine_targets_are_read_and_larger_ones_are_never_signed() {
+    let signer = key(Scheme::Ed25519);
+    let file = sign(&lean_targets(MAX_IMAGE_TARGETS - 2 * MAX_SMALL), &[&signer]).unwrap();
+    assert!(file.bytes.len() > MAX_IMAGE_TARGETS - 4 * MAX_SMALL, "{}", file.bytes.len());
+    Envelope::parse(&file.bytes, MAX_IMAGE_TARGETS).unwrap();
+    assert!(matches!(sign(&lean_targets(2 * MAX_IMAGE_TARGETS), &[&signer]), Err(SignError::Refused(_))));
+}
+
+#[test]
+fn few_bytes_that_stand_for_much_memory_are_refused() {
+    let mut world = World::new();
+    world.edit = Some(Box::new(|repository, role, payload| {
+        if repository == Repository::Image && role == "targets" {
+            payload["x-other"] = json!(vec![json!({}); strict::MAX_OBJECTS]);
+        }
+    }));
+    assert_eq!(world.refusal(), "Malformed");
 }
 
 #[test]

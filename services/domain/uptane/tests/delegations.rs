@@ -3,7 +3,7 @@
 
 mod world;
 
-use pitstop_uptane::{MemorySigner, Repository, Scheme, Signer, Targets};
+use pitstop_uptane::{MAX_DELEGATED, MemorySigner, Repository, Scheme, Signer, Targets};
 use serde_json::json;
 use world::*;
 
@@ -147,6 +147,96 @@ fn a_role_that_is_good_by_one_delegator_is_not_believed_by_another() {
     graph.add("b", role_b, vec![b]);
     graph.add("leaf", leaf, vec![right]);
     assert_eq!(graph.run().0, "UnmetThreshold");
+}
+
+#[test]
+fn a_role_that_was_read_for_one_path_is_judged_anew_when_another_delegator_leads_to_it() {
+    for same in [true, false] {
+        let (a, b, right, wrong) = (ed(), ed(), ed(), ed());
+        let mut graph = Graph::new();
+        graph.world.image.targets.targets.remove("tcu/2.0.0.raucb");
+        graph.top("a", &a, &["bcm/*"], false);
+        graph.top("b", &b, &["tcu/*"], false);
+        let mut role_a = role();
+        role_a.delegate("leaf", [right.public()], 1, &["bcm/*"], false).unwrap();
+        let mut role_b = role();
+        let key = if same { &right } else { &wrong };
+        role_b.delegate("leaf", [key.public()], 1, &["tcu/*"], false).unwrap();
+        let mut leaf = listing();
+        leaf.list_image("tcu/2.0.0.raucb", image("tcu", "2.0.0", 2)).unwrap();
+        graph.add("a", role_a, vec![a]);
+        graph.add("b", role_b, vec![b]);
+        graph.add("leaf", leaf, vec![right]);
+        assert_eq!(graph.run().0, if same { "accepted" } else { "UnmetThreshold" });
+    }
+}
+
+fn filled(payload: &mut serde_json::Value) {
+    payload["x-filling"] = json!("x".repeat(MAX_DELEGATED / 2 - 5_000));
+}
+
+/// Fills delegated roles to nearly half of what all may have together.
+fn fill(world: &mut World) {
+    world.edit = Some(Box::new(|repository, role, payload| {
+        if repository == Repository::Image && !["targets", "snapshot", "timestamp"].contains(&role) {
+            filled(payload);
+        }
+    }));
+}
+
+#[test]
+fn all_delegated_roles_of_one_verification_have_one_limit_together() {
+    for (count, expected) in [(2, "accepted"), (3, "Oversized")] {
+        let mut graph = Graph::new();
+        for index in 0..count {
+            let key = ed();
+            graph.top(&format!("r{index}"), &key, &["bcm/*"], false);
+            graph.add(&format!("r{index}"), if index + 1 == count { listing() } else { role() }, vec![key]);
+        }
+        fill(&mut graph.world);
+        // What would be too much is not even asked for.
+        assert_eq!(graph.run(), (expected, ["r0.json", "r1.json"].map(str::to_owned).to_vec()), "{count}");
+        assert_eq!(graph.world.refusal(), expected, "{count}");
+        // Where the snapshot gives no length, the answer is held against what is left.
+        graph.world.edit = Some(Box::new(|repository, role, payload| {
+            if let (Repository::Image, "snapshot") = (repository, role) {
+                for file in payload["meta"].as_object_mut().unwrap().values_mut() {
+                    *file = json!({ "version": file["version"] });
+                }
+            } else if repository == Repository::Image && role.starts_with('r') {
+                filled(payload);
+            }
+        }));
+        assert_eq!(graph.run().0, expected, "{count}");
+    }
+}
+
+#[test]
+fn what_is_stored_of_delegated_roles_does_not_grow_from_order_to_order() {
+    let mut graph = Graph::new();
+    let keys = [ed(), ed(), ed(), ed()];
+    let publics: Vec<_> = keys.iter().map(|key| key.public().clone()).collect();
+    for (name, key) in ["a", "b", "c", "d"].into_iter().zip(keys) {
+        graph.add(name, if ["b", "d"].contains(&name) { listing() } else { role() }, vec![key]);
+    }
+    let world = &mut graph.world;
+    fill(world);
+    let mut trusted = world.initial();
+    // First one pair of roles leads to the file, then the other, then the first again.
+    for asked in [[0, 1], [2, 3], [0, 1]] {
+        world.image.targets.delegations = None;
+        for index in asked {
+            let name = ["a", "b", "c", "d"][index];
+            world.image.targets.delegate(name, [&publics[index]], 1, &["bcm/*"], false).unwrap();
+        }
+        world.image.bump();
+        let (result, after) = world.cycle(&trusted, vehicle(), NOW);
+        assert_eq!(name(result), "accepted");
+        let stored = |role| after.image.get(role).map_or(0, str::len);
+        assert!(["a", "b", "c", "d"].map(stored).iter().sum::<usize>() <= MAX_DELEGATED);
+        assert!(asked.iter().all(|&index| stored(["a", "b", "c", "d"][index]) > 0));
+        trusted = after;
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use backhand::{FilesystemReader, InnerNode, SquashfsFileReader};
-use pitstop_bundle::description::MAX_DESCRIPTION_LEN;
+use pitstop_bundle::description::{MAX_DESCRIPTION_LEN, SegmentSums};
 use pitstop_bundle::layout::TAIL_LEN;
 use pitstop_bundle::{Description, Kind, Layout, Manifest, PitstopMeta, Verity};
 use pitstop_types::{Digest, Sha256Writer, UnixSeconds};
@@ -150,13 +150,7 @@ impl BundleReader {
             let Some(name) = &image.filename else { continue };
             let mut reader = self.read_file(name)?;
             let mut hash = Sha256Writer::new();
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                match reader.read(&mut buffer).map_err(BundleError::from_io)? {
-                    0 => break,
-                    n => hash.update(buffer.get(..n).unwrap_or_default()),
-                }
-            }
+            in_pieces(&mut reader, |piece| hash.update(piece))?;
             let same_size = image.size.is_none_or(|s| s == hash.length());
             if !same_size || image.sha256.is_none_or(|d| d != hash.finish()) {
                 return Err(BundleError::Image(name.clone()));
@@ -173,11 +167,26 @@ impl BundleReader {
         let mut payload = self.read_file(meta.payload.as_deref().unwrap_or_default())?;
         for segment in &description.segments {
             payload.seek(SeekFrom::Start(segment.offset)).map_err(BundleError::from_io)?;
-            let mut bytes = Vec::new();
-            (&mut payload).take(u64::from(segment.length)).read_to_end(&mut bytes).map_err(BundleError::from_io)?;
-            segment.check_bytes(&bytes)?;
+            let mut left = (&mut payload).take(u64::from(segment.length));
+            let mut sums = SegmentSums::default();
+            in_pieces(&mut left, |piece| sums.update(piece))?;
+            segment.check_sums(sums)?;
         }
         Ok(())
+    }
+}
+
+/// Bytes read at once: neither a file nor a segment need fit into memory.
+const PIECE: usize = 64 * 1024;
+
+/// Reads to the end, piece by piece.
+fn in_pieces(reader: &mut impl Read, mut take: impl FnMut(&[u8])) -> Result<(), BundleError> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match reader.read(&mut buffer).map_err(BundleError::from_io)? {
+            0 => return Ok(()),
+            count => take(buffer.get(..count).unwrap_or_default()),
+        }
     }
 }
 
@@ -285,4 +294,22 @@ fn base_name(node: &backhand::Node<SquashfsFileReader>) -> Option<&str> {
 
 fn refused(what: &str) -> BundleError {
     BundleError::Squashfs(format!("it has {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_hashed_passes_through_memory_in_small_pieces() {
+        let (mut pieces, mut whole) = (Vec::new(), Sha256Writer::new());
+        let bytes: Vec<u8> = (0..1_000_000_u32).map(|n| n as u8).collect();
+        in_pieces(&mut bytes.as_slice(), |piece| {
+            pieces.push(piece.len());
+            whole.update(piece);
+        })
+        .unwrap();
+        assert!(pieces.iter().all(|&length| length <= PIECE));
+        assert_eq!(whole.finish(), Digest::of(&bytes));
+    }
 }

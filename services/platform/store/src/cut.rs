@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{Storage, StoreError, check_name};
+use crate::{Storage, StoreError, check_length, check_name};
 
 /// When the power goes, counted in durable writes from the start of the disk's present life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,6 +112,7 @@ impl Storage for CutStorage {
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        check_length(name, bytes.len() as u64)?;
         self.0.write(name, |files, torn| {
             if !torn {
                 files.insert(name.to_owned(), bytes.to_vec());
@@ -120,6 +121,8 @@ impl Storage for CutStorage {
     }
 
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let before = self.0.lock().files.get(name).map_or(0, Vec::len);
+        check_length(name, before.saturating_add(bytes.len()) as u64)?;
         self.0.write(name, |files, torn| {
             let kept = if torn { bytes.get(..bytes.len() / 2).unwrap_or_default() } else { bytes };
             files.entry(name.to_owned()).or_default().extend_from_slice(kept);

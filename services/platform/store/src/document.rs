@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{Storage, StoreError};
 
-/// Longest stored file in bytes that is read back. Ours are some kilobytes; trusted metadata may reach 8 MiB.
+/// Longest stored file in bytes, read and written alike: what could not be read back is never written. Ours are some kilobytes;
+/// trusted metadata may reach 10 MiB.
 pub const MAX_DOCUMENT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// One value in one file: a line `pitstop FORMAT SHA256`, then the value as JSON.
@@ -92,6 +93,16 @@ mod tests {
         disk.replace("d", &good).unwrap();
         let older = Document::<Vec<u32>>::new(disk, "d", 1);
         assert!(matches!(older.load(), Err(StoreError::Format { found: 2, known: 1, .. })));
+    }
+
+    #[test]
+    fn a_value_that_could_not_be_read_back_is_refused_before_it_takes_the_old_ones_place() {
+        let document = Document::<String>::new(Arc::new(Disk::new().storage()), "d", 1);
+        document.store(&"old".to_owned()).unwrap();
+        // Each of these characters takes two bytes in the file.
+        let long = "\"".repeat(usize::try_from(MAX_DOCUMENT_BYTES / 2).unwrap());
+        assert!(matches!(document.store(&long), Err(StoreError::TooLarge { limit: MAX_DOCUMENT_BYTES, .. })));
+        assert_eq!(document.load().unwrap().unwrap(), "old");
     }
 
     proptest! {

@@ -3,7 +3,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::{MAX_DOCUMENT_BYTES, Storage, StoreError, check_name};
+use crate::{MAX_DOCUMENT_BYTES, Storage, StoreError, check_length, check_name};
 
 /// Files below one folder.
 ///
@@ -81,18 +81,13 @@ impl Storage for FileStorage {
         };
         let mut bytes = Vec::new();
         file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes).map_err(io_error("reading", &path))?;
-        if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
-            return Err(StoreError::TooLarge {
-                name: name.to_owned(),
-                length: bytes.len() as u64,
-                limit: MAX_DOCUMENT_BYTES,
-            });
-        }
+        check_length(name, bytes.len() as u64)?;
         Ok(Some(bytes))
     }
 
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.path(name)?;
+        check_length(name, bytes.len() as u64)?;
         self.prepare(&path)?;
         let unfinished = PathBuf::from(format!("{}{UNFINISHED}", path.display()));
         let mut file = OpenOptions::new()
@@ -110,13 +105,17 @@ impl Storage for FileStorage {
 
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.path(name)?;
+        let before = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            other => Some(other.map_err(io_error("measuring", &path))?.len()),
+        };
+        check_length(name, before.unwrap_or(0).saturating_add(bytes.len() as u64))?;
         self.prepare(&path)?;
-        let is_new = !path.exists();
         let mut file =
             OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(io_error("opening", &path))?;
         file.write_all(bytes).map_err(io_error("writing", &path))?;
         file.sync_data().map_err(io_error("flushing", &path))?;
-        if is_new { flush_folder(path.parent().unwrap_or(&self.root)) } else { Ok(()) }
+        if before.is_none() { flush_folder(path.parent().unwrap_or(&self.root)) } else { Ok(()) }
     }
 
     fn remove(&self, name: &str) -> Result<(), StoreError> {
@@ -173,6 +172,24 @@ mod tests {
         again.remove("log").unwrap();
         again.remove("log").unwrap();
         assert_eq!(again.read("log").unwrap(), None);
+    }
+
+    #[test]
+    fn what_could_not_be_read_back_is_not_written_and_the_old_content_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in [&FileStorage::open(folder.path()).unwrap() as &dyn Storage, &crate::cut::Disk::new().storage()] {
+            let mut bytes = vec![b'x'; usize::try_from(MAX_DOCUMENT_BYTES).unwrap()];
+            store.replace("full", &bytes).unwrap();
+            assert!(matches!(store.append("full", b"y"), Err(StoreError::TooLarge { .. })));
+            assert_eq!(store.read("full").unwrap().unwrap().len() as u64, MAX_DOCUMENT_BYTES);
+            bytes.push(b'x');
+            store.replace("small", b"old").unwrap();
+            assert!(matches!(store.replace("small", &bytes), Err(StoreError::TooLarge { .. })));
+            assert!(matches!(store.append("small", &bytes), Err(StoreError::TooLarge { .. })));
+            assert!(matches!(store.append("new", &bytes), Err(StoreError::TooLarge { .. })));
+            assert_eq!(store.read("small").unwrap().unwrap(), b"old");
+            assert_eq!(store.list("").unwrap(), ["full", "small"]);
+        }
     }
 
     #[test]

@@ -20,8 +20,10 @@ pub trait Storage: Send + Sync {
     /// The whole content, or `None` if there is no such file.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
     /// Puts `bytes` in the place of the file: after a power cut either all of the old or all of the new content is there.
+    /// More than [`MAX_DOCUMENT_BYTES`] are refused, and the old content stays.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError>;
-    /// Adds `bytes` at the end. After a power cut a part of them may be there.
+    /// Adds `bytes` at the end. After a power cut a part of them may be there. A file that would then be longer than
+    /// [`MAX_DOCUMENT_BYTES`] is left as it is.
     fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError>;
     /// Takes the file away; one that is not there is no error.
     fn remove(&self, name: &str) -> Result<(), StoreError>;
@@ -47,6 +49,14 @@ pub enum StoreError {
     /// Only in tests: the power is off.
     #[error("the power is off")]
     PowerCut,
+}
+
+/// Refuses a file that is longer than what is read back.
+pub(crate) fn check_length(name: &str, length: u64) -> Result<(), StoreError> {
+    if length > MAX_DOCUMENT_BYTES {
+        return Err(StoreError::TooLarge { name: name.to_owned(), length, limit: MAX_DOCUMENT_BYTES });
+    }
+    Ok(())
 }
 
 pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {

@@ -6,12 +6,13 @@
 #[cfg(feature = "tpm")]
 mod counter;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(feature = "tpm")]
 pub use counter::FloorCounter;
 
-use crate::KeyError;
+use crate::{KeyError, KeySettings, KeyStore};
 
 /// Most steps of one raise. A TPM's counter endures a limited number of writes and takes some ten milliseconds for each; a release is a few
 /// steps above the one before, so a longer way is a mistake in the release or its counter, and must not wear the TPM out.
@@ -23,6 +24,25 @@ pub trait Floor: Send + Sync {
 
     /// Raises it to `floor`; a lower or equal one changes nothing. After an error it stands anywhere between, and the same call goes on.
     fn raise(&self, floor: u64) -> Result<(), FloorError>;
+}
+
+/// The floor in the same TPM as the keys, made at its first use; `None` where keys are files and there is no TPM.
+pub fn open(settings: &KeySettings) -> Result<Option<Arc<dyn Floor>>, FloorError> {
+    match settings.store {
+        KeyStore::File => Ok(None),
+        KeyStore::Tpm => in_tpm(settings).map(Some),
+    }
+}
+
+#[cfg(feature = "tpm")]
+fn in_tpm(settings: &KeySettings) -> Result<Arc<dyn Floor>, FloorError> {
+    let tcti = settings.tcti.as_deref().ok_or(FloorError::Tpm(KeyError::Missing("tcti")))?;
+    Ok(Arc::new(FloorCounter::open(tcti)?))
+}
+
+#[cfg(not(feature = "tpm"))]
+fn in_tpm(_: &KeySettings) -> Result<Arc<dyn Floor>, FloorError> {
+    Err(FloorError::Tpm(KeyError::NoTpmSupport))
 }
 
 /// Why the floor is not known or not raised.

@@ -12,7 +12,7 @@ async fn whole_life(stage: &Stage) -> Result<(), pitstop_dbus::OtaError> {
     admit(&validator, "target", &stage.target.path).await?;
     admit(&validator, "fallback", &stage.fallback.path).await?;
     validator.collect_manifest("u-1").await?;
-    validator.raise_floors("u-1")?;
+    validator.raise_floors("u-1").await?;
     Ok(())
 }
 

@@ -213,6 +213,7 @@ impl Stage {
             storage: Arc::new(self.disk.storage()),
             bundles: self.bundles(),
             reserve: 0,
+            tcu_floor: None,
             vin: vin(),
             ecus: BTreeMap::from([
                 (ecu("tcu"), HardwareId::new("tcu-a1").unwrap()),

@@ -1,9 +1,9 @@
 use pitstop_dbus::OtaError;
 use pitstop_types::{ReleaseCounter, Vin};
-use pitstop_uptane::{Repository, Targets};
+use pitstop_uptane::{PairingRole, Repository, Targets};
 
-use super::stage::Stage;
-use super::world::{DAY, NOW, at, ecu, n, vin};
+use super::stage::{Stage, reading};
+use super::world::{DAY, NOW, at, directed, ecu, image, n, vin};
 use crate::Validator;
 
 #[tokio::test]
@@ -131,12 +131,62 @@ async fn floors_are_raised_by_the_decision_only_and_hold_against_the_next_one() 
     });
     let validator = stage.decided().await;
     assert_eq!(validator.floors().unwrap(), [("bcm".to_owned(), 0), ("tcu".to_owned(), 0)]);
-    assert!(matches!(validator.raise_floors("u-2"), Err(OtaError::UnknownUpdate(_))));
-    validator.raise_floors("u-1").unwrap();
-    validator.raise_floors("u-1").unwrap();
+    assert!(matches!(validator.raise_floors("u-2").await, Err(OtaError::UnknownUpdate(_))));
+    validator.raise_floors("u-1").await.unwrap();
+    validator.raise_floors("u-1").await.unwrap();
     assert_eq!(stage.open().floors().unwrap()[0], ("bcm".to_owned(), 4));
     // The same decision's fallback (counter 3) is now below the floor.
     assert!(matches!(stage.open().verify().await, Err(OtaError::BelowFloor(_))));
+}
+
+#[tokio::test]
+async fn the_tcus_floor_never_rises_above_what_it_runs_and_the_others_rise_all_the_same() {
+    // The floor that the TCU's release demands, what the TCU runs, and its floor afterwards.
+    for (demanded, runs, floor) in
+        [(2, Some("1.0.0"), 0), (2, Some("9.9.9"), 0), (2, Some("2.0.0"), 2), (1, Some("1.0.0"), 1)]
+    {
+        let stage = Stage::new();
+        stage.change(|world| {
+            for (version, counter, role) in [("2.0.0", 2, PairingRole::Target), ("1.0.0", 1, PairingRole::Fallback)] {
+                let path = format!("tcu/{version}.raucb");
+                world.image.targets.list_image(&path, image("tcu", version, counter)).unwrap();
+                world.director.targets.list_director(&path, directed("tcu", version, counter, role)).unwrap();
+            }
+            world.edit = Some(Box::new(move |_, role, payload| {
+                if role == "targets" {
+                    for (path, floor) in [("bcm/2.raucb", 4), ("tcu/2.0.0.raucb", demanded)] {
+                        payload["targets"][path]["custom"]["shall_match"]["security_floor"] = serde_json::json!(floor);
+                    }
+                }
+            }));
+        });
+        let validator = stage.decided().await;
+        *stage.ecus.0.lock().unwrap() = vec![reading("tcu", runs)];
+        validator.raise_floors("u-1").await.unwrap();
+        let expected = [("bcm".to_owned(), 4), ("tcu".to_owned(), floor)];
+        assert_eq!(validator.floors().unwrap(), expected, "{demanded} {runs:?}");
+        // Who cannot say what it runs is asked again; the others' floors wait for nobody.
+        stage.ecus.0.lock().unwrap().clear();
+        assert!(matches!(validator.raise_floors("u-1").await, Err(OtaError::EcuNotResponding(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_older_image_is_refused_by_name_told_to_the_director_and_never_decided() {
+    let stage = Stage::new();
+    stage.change(|world| {
+        world.edit = Some(Box::new(|repository, role, payload| {
+            if repository == Repository::Director && role == "targets" {
+                payload["targets"]["bcm/1.raucb"]["custom"]["role"] = serde_json::json!("target");
+                payload["targets"]["bcm/2.raucb"]["custom"]["role"] = serde_json::json!("fallback");
+            }
+        }));
+    });
+    let validator = stage.open();
+    assert!(matches!(validator.verify().await, Err(OtaError::BelowFloor(_))));
+    assert!(matches!(validator.decision("u-1"), Err(OtaError::UnknownUpdate(_))));
+    let manifest = validator.collect_manifest("").await.unwrap();
+    assert!(String::from_utf8(manifest).unwrap().contains(r#""attacks_detected":"BelowFloor""#));
 }
 
 #[tokio::test]
