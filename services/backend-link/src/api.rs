@@ -9,11 +9,14 @@ use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
 use crate::device::Network;
 
 /// To reach the backend's machine at all; a vehicle's network may need some retransmissions.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// What crosses the network more slowly than this is given up: eight megabytes may take 14 minutes over a bad line, and a trickle still ends.
+const LEAST_BYTES_PER_SEC: u64 = 10 * 1024;
 /// Longest metadata file, in bytes (the contract of `FetchMetadata`).
 pub const MAX_METADATA: u64 = 8 * 1024 * 1024;
 /// Longest answer that is not a metadata file: the certificates of provisioning have some kilobytes.
@@ -26,6 +29,7 @@ const MAX_REASON: usize = 400;
 pub struct Api {
     client: Client,
     base: String,
+    silence: Duration,
     network: Network,
 }
 
@@ -125,21 +129,21 @@ struct ErrorDetail {
 }
 
 impl Api {
-    /// Calls below `base` (`https://host:port`), each done within `timeout`.
-    pub fn new(base: &str, tls: ClientConfig, timeout: Duration, network: Network) -> Result<Self, ApiError> {
+    /// Calls below `base` (`https://host:port`). Each may be silent for `silence`, and take in all so long and what [`LEAST_BYTES_PER_SEC`] allows
+    /// for its bytes.
+    pub fn new(base: &str, tls: ClientConfig, silence: Duration, network: Network) -> Result<Self, ApiError> {
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .http1_only()
             .https_only(true)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
-            .timeout(timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(silence))
             .pool_max_idle_per_host(2)
             .user_agent(concat!("pitstop/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| ApiError::Network(e.to_string()))?;
-        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), network })
+        Ok(Self { client, base: base.trim_end_matches('/').to_owned(), silence, network })
     }
 
     /// `POST /v1/provision` at the public listener.
@@ -199,22 +203,44 @@ impl Api {
     /// On the network's own thread: the handshake waits for the TPM, and status calls must answer meanwhile.
     async fn call(&self, request: RequestBuilder, what: &str, limit: u64) -> Result<Vec<u8>, ApiError> {
         let (contact, what) = (self.network.contact.clone(), what.to_owned());
+        let (client, request) = request.build_split();
+        let request = request.map_err(transport)?;
+        let sent = request.body().and_then(reqwest::Body::as_bytes).map_or(0, |bytes| bytes.len() as u64);
+        let time = Allowance { start: Instant::now(), silence: self.silence, sent };
         let work = async move {
-            let response = request.send().await.map_err(transport)?;
+            let answer = timeout_at(time.end(0), client.execute(request)).await;
+            let response = answer.map_err(|_| ApiError::Slow)?.map_err(transport)?;
             contact.made();
             if response.status().is_success() {
-                return body(response, limit).await;
+                return body(response, limit, time).await;
             }
-            Err(refusal(response, what).await)
+            Err(refusal(response, what, time).await)
         };
         self.network.runtime.spawn(work).await.unwrap_or_else(|e| Err(ApiError::Network(e.to_string())))
     }
 }
 
+/// How long one call may take.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    start: Instant,
+    silence: Duration,
+    /// Bytes that the request itself carries.
+    sent: u64,
+}
+
+impl Allowance {
+    /// When an answer of `bytes` must be whole.
+    fn end(&self, bytes: u64) -> Instant {
+        let transfer = self.sent.saturating_add(bytes).saturating_mul(1000) / LEAST_BYTES_PER_SEC;
+        self.start + self.silence + Duration::from_millis(transfer)
+    }
+}
+
 /// What an answer other than success means.
-async fn refusal(response: Response, what: String) -> ApiError {
+async fn refusal(response: Response, what: String, time: Allowance) -> ApiError {
     let status = response.status();
-    let detail = body(response, MAX_ANSWER).await.ok();
+    let detail = body(response, MAX_ANSWER, time).await.ok();
     let detail = detail.and_then(|bytes| serde_json::from_slice::<ErrorBody>(&bytes).ok()).map(|b| b.error);
     let (code, text) = detail.map_or_else(Default::default, |d| (printable(&d.code), printable(&d.text)));
     match status {
@@ -227,19 +253,21 @@ async fn refusal(response: Response, what: String) -> ApiError {
     }
 }
 
-/// Reads a body of at most `limit` bytes, whatever it claims to have.
-async fn body(mut response: Response, limit: u64) -> Result<Vec<u8>, ApiError> {
+/// Reads a body of at most `limit` bytes, whatever it claims to have, and for as long as so many may take.
+async fn body(mut response: Response, limit: u64, time: Allowance) -> Result<Vec<u8>, ApiError> {
     if response.content_length().is_some_and(|length| length > limit) {
         return Err(ApiError::TooLarge(limit));
     }
+    let end = time.end(response.content_length().unwrap_or(limit));
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(transport)? {
+    loop {
+        let next = timeout_at(end.min(Instant::now() + time.silence), response.chunk());
+        let Some(chunk) = next.await.map_err(|_| ApiError::Slow)?.map_err(transport)? else { return Ok(bytes) };
         if (bytes.len() + chunk.len()) as u64 > limit {
             return Err(ApiError::TooLarge(limit));
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(bytes)
 }
 
 fn transport(error: reqwest::Error) -> ApiError {
@@ -260,4 +288,23 @@ fn transport(error: reqwest::Error) -> ApiError {
 /// A foreign text for logs and D-Bus: bounded, without control characters.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_follows_from_the_bytes() {
+        let time = Allowance { start: Instant::now(), silence: Duration::from_secs(20), sent: 0 };
+        let of = |bytes| time.end(bytes).duration_since(time.start);
+        assert_eq!(of(0), Duration::from_secs(20));
+        // Callers on the bus wait 30 seconds for what is small.
+        assert!(of(MAX_ANSWER) < Duration::from_secs(30));
+        // One megabit per second, with room.
+        assert!(of(MAX_METADATA) > Duration::from_secs(2 * MAX_METADATA * 8 / 1_000_000));
+        assert!(of(MAX_METADATA) < Duration::from_secs(900));
+        let upload = Allowance { sent: 100 * 1024, ..time };
+        assert_eq!(upload.end(0).duration_since(time.start), Duration::from_secs(30));
+    }
 }

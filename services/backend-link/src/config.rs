@@ -40,6 +40,7 @@ pub struct Settings {
     pub ca_file: PathBuf,
     /// vehicle.toml, of which the VIN is used.
     pub vehicle: PathBuf,
+    /// Longest silence in a call; what its bytes may take comes on top.
     pub request_timeout: Duration,
     /// Between two polls, until the backend names another interval.
     pub poll_interval: Duration,

@@ -15,9 +15,11 @@ use rumqttc::{TlsConfiguration, Transport};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::config::{MqttSettings, Settings};
 use crate::device::{Network, Session};
+use crate::pauses::Reconnect;
 
 /// The broker keeps our subscription this long without us: bridges gaps, costs it no memory for weeks.
 const SESSION_EXPIRY_SECS: u32 = 3600;
@@ -91,7 +93,7 @@ impl Mqtt {
             topics: topics.clone(),
             connected: Arc::clone(&connected),
             events,
-            backoff: Backoff::new(settings.back_off_first, settings.back_off_cap),
+            reconnect: Reconnect::new(Backoff::new(settings.back_off_first, settings.back_off_cap)),
             boot: boot.to_owned(),
         };
         Self { task: network.runtime.spawn(run.forever(eventloop)), client, connected, topics }
@@ -155,7 +157,7 @@ struct Run {
     topics: Topics,
     connected: Arc<AtomicBool>,
     events: mpsc::UnboundedSender<LinkEvent>,
-    backoff: Backoff,
+    reconnect: Reconnect,
     boot: String,
 }
 
@@ -166,10 +168,9 @@ impl Run {
                 Ok(Event::Incoming(packet)) => self.incoming(packet),
                 Ok(Event::Outgoing(_)) => {}
                 Err(error) => {
-                    self.lost(&error);
-                    let pause = self.backoff.next(rand::random());
+                    let pause = self.lost(&error);
                     log::info!("broker: {error}; next try in {:.1} s", pause.as_secs_f64());
-                    tokio::time::sleep(pause.max(MIN_PAUSE)).await;
+                    tokio::time::sleep(pause).await;
                 }
             }
         }
@@ -194,7 +195,7 @@ impl Run {
 
     /// Queued, not awaited: the loop that empties the queue is the one that calls this.
     fn joined(&mut self) {
-        self.backoff.reset();
+        self.reconnect.joined(Instant::now());
         let subscribed = self.client.try_subscribe(self.topics.job(), QoS::AtLeastOnce);
         let told = self.client.try_publish(self.topics.state(), QoS::AtLeastOnce, true, presence(true, &self.boot));
         if subscribed.is_err() || told.is_err() {
@@ -208,7 +209,8 @@ impl Run {
         let _ = self.events.send(LinkEvent::Connected);
     }
 
-    fn lost(&mut self, error: &ConnectionError) {
+    /// Returns the pause before the next try.
+    fn lost(&mut self, error: &ConnectionError) -> Duration {
         if self.connected.swap(false, Ordering::Relaxed) {
             let _ = self.events.send(LinkEvent::Disconnected);
         }
@@ -218,15 +220,9 @@ impl Run {
                 ConnectReturnCode::NotAuthorized | ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::Banned
             )
         );
-        if refused {
-            // Credentials do not become right by asking again soon.
-            self.backoff.escalate();
-        }
+        self.reconnect.lost(Instant::now(), refused, rand::random())
     }
 }
-
-/// Full jitter may choose zero; a broker that drops us at once must still not be asked in a tight loop.
-const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
 struct HintBody {
@@ -248,6 +244,27 @@ fn kind_of(payload: &[u8]) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_welcome_alone_does_not_shorten_the_next_pause() {
+        let (client, _eventloop) = AsyncClient::new(MqttOptions::new("d-1", "127.0.0.1", 1), QUEUE);
+        let (events, _seen) = mpsc::unbounded_channel();
+        let minute = Duration::from_secs(60);
+        let mut run = Run {
+            client,
+            topics: Topics::new("ota/v1/t1", &DeviceId::new("d-1").unwrap()),
+            connected: Arc::default(),
+            events,
+            reconnect: Reconnect::new(Backoff::new(Duration::from_secs(1), minute)),
+            boot: "b".into(),
+        };
+        for _ in 0..6 {
+            run.joined();
+            run.lost(&ConnectionError::RequestsDone);
+        }
+        run.joined();
+        assert_eq!(run.reconnect.lost(Instant::now(), false, u32::MAX), minute);
+    }
 
     #[test]
     fn topics_are_those_of_the_backend() {

@@ -23,6 +23,7 @@ const FOLDER: &str = "outbox/";
 pub struct Outbox {
     storage: Arc<dyn Storage>,
     acked: Document<u64>,
+    last_acked: u64,
     items: BTreeMap<u64, Item>,
     bytes: usize,
     next: u64,
@@ -56,7 +57,7 @@ impl Outbox {
             }
             Err(error) => return Err(error.into()),
         };
-        let mut this = Self { storage, acked, items: BTreeMap::new(), bytes: 0, next: last_acked + 1 };
+        let mut this = Self { storage, acked, last_acked, items: BTreeMap::new(), bytes: 0, next: last_acked + 1 };
         for name in this.storage.list(FOLDER)? {
             let Some(seq) = name.strip_prefix(FOLDER).and_then(|n| n.parse::<u64>().ok()) else { continue };
             match this.document(seq).load() {
@@ -115,20 +116,32 @@ impl Outbox {
         batch
     }
 
-    /// The backend has everything up to `seq`.
+    /// The backend has everything up to `seq`. True if reports are done with by it.
     ///
     /// One that acknowledges more than was ever sent remembers an earlier life of this box (a factory reset): what waits here was
-    /// ignored by it, and gets numbers above.
-    pub fn acknowledge(&mut self, seq: u64) -> Result<(), OutboxError> {
+    /// ignored by it, and gets numbers above. One that acknowledges less than before has lost its memory: what is acknowledged here stays so, because
+    /// those reports are gone.
+    pub fn acknowledge(&mut self, seq: u64) -> Result<bool, OutboxError> {
         if seq >= self.next {
-            return self.renumber_above(seq);
+            self.renumber_above(seq)?;
+            return Ok(false);
         }
-        self.acked.store(&seq)?;
+        if seq <= self.last_acked {
+            return Ok(false);
+        }
+        self.store_acked(seq)?;
         let kept = self.items.split_off(&(seq + 1));
+        let progress = !self.items.is_empty();
         for (gone, item) in std::mem::replace(&mut self.items, kept) {
             self.bytes = self.bytes.saturating_sub(item.bytes);
             self.storage.remove(&name(gone))?;
         }
+        Ok(progress)
+    }
+
+    fn store_acked(&mut self, seq: u64) -> Result<(), OutboxError> {
+        self.acked.store(&seq)?;
+        self.last_acked = seq;
         Ok(())
     }
 
@@ -157,8 +170,7 @@ impl Outbox {
         for (old, _) in &waiting {
             self.storage.remove(&name(*old))?;
         }
-        self.acked.store(&seq)?;
-        Ok(())
+        self.store_acked(seq)
     }
 
     fn make_room(&mut self) -> Result<(), OutboxError> {
@@ -278,6 +290,25 @@ mod tests {
         outbox.acknowledge(102).unwrap();
         assert!(open(&disk).is_empty());
         assert_eq!(outbox.put("{}").unwrap(), 103);
+    }
+
+    #[test]
+    fn an_acknowledgement_without_progress_writes_nothing_and_never_goes_back() {
+        let disk = Disk::new();
+        let mut outbox = open(&disk);
+        for _ in 0..3 {
+            outbox.put("{}").unwrap();
+        }
+        assert!(outbox.acknowledge(2).unwrap());
+        let files = disk.files();
+        for below in [2, 1, 0] {
+            assert!(!outbox.acknowledge(below).unwrap(), "{below}");
+        }
+        assert_eq!(disk.files(), files);
+        assert!(!outbox.acknowledge(u64::MAX).unwrap());
+        assert!(!outbox.acknowledge(50).unwrap(), "numbered anew, and still waiting");
+        assert_eq!(numbers(&outbox), [51]);
+        assert!(outbox.acknowledge(51).unwrap());
     }
 
     #[test]

@@ -16,11 +16,10 @@ use crate::config::Settings;
 use crate::device::{DeviceRecord, Network, RECORD_FORMAT, RECORD_NAME, Session, SessionError, open_session};
 use crate::mqtt::{LinkEvent, Mqtt};
 use crate::outbox::{Outbox, OutboxError};
+use crate::pauses::{Hints, poll_after_connect};
 
 /// Commands waiting; more callers wait for room.
 const COMMANDS: usize = 64;
-/// Hints closer together than this become one: a flooding broker must not make the vehicle ask without end.
-const HINT_GAP: Duration = Duration::from_secs(1);
 /// Bounds for the interval that the backend asks for.
 const POLL_BOUNDS: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(86_400));
 
@@ -75,6 +74,27 @@ enum Outcome {
     Told(Result<(), ApiError>),
 }
 
+/// Why reports go on waiting.
+#[derive(Debug, thiserror::Error)]
+enum Waiting {
+    #[error(transparent)]
+    Backend(#[from] ApiError),
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error("the backend acknowledges {0}, and nothing of what was sent")]
+    NoProgress(u64),
+}
+
+impl Waiting {
+    /// The network fails every day, the disk and the backend's memory do not.
+    fn level(&self) -> log::Level {
+        match self {
+            Self::Backend(_) => log::Level::Info,
+            Self::Outbox(_) | Self::NoProgress(_) => log::Level::Error,
+        }
+    }
+}
+
 /// The service's state and its task.
 pub struct Service {
     settings: Arc<Settings>,
@@ -98,8 +118,11 @@ pub struct Service {
     send_at: Option<Instant>,
     poll_at: Option<Instant>,
     open_at: Option<Instant>,
-    hint: Option<(&'static str, Instant)>,
-    last_hint: Option<Instant>,
+    /// When the last poll began.
+    last_poll: Option<Instant>,
+    /// A poll that the begin of a session demands; one that was on its way already does not count.
+    owed_poll: Option<Instant>,
+    hints: Hints,
     last_rev: Option<u64>,
     poll_interval: Duration,
     send_backoff: Backoff,
@@ -149,8 +172,9 @@ impl Service {
             send_at: None,
             poll_at: None,
             open_at: None,
-            hint: None,
-            last_hint: None,
+            last_poll: None,
+            owed_poll: None,
+            hints: Hints::default(),
             last_rev: None,
             send_backoff: backoff.clone(),
             poll_backoff: backoff.clone(),
@@ -164,7 +188,7 @@ impl Service {
         self.open_at = Some(Instant::now());
         loop {
             let (send_at, poll_at, open_at) = (self.send_at, self.poll_at, self.open_at);
-            let hint_at = self.hint.map(|(_, at)| at);
+            let hint_at = self.hints.due();
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command),
@@ -264,23 +288,17 @@ impl Service {
                 log::info!("connected to the broker");
                 self.set_flags(|flags| flags.connected = true);
                 // Ask on connect: nothing has to be retained or queued anywhere for us.
-                self.poll_at = Some(Instant::now());
+                self.owed_poll = Some(poll_after_connect(Instant::now(), self.last_poll, rand::random()));
+                self.plan_poll();
                 self.send_at = Some(Instant::now());
             }
             LinkEvent::Disconnected => self.set_flags(|flags| flags.connected = false),
-            LinkEvent::Hint(kind) => self.hint(kind),
+            LinkEvent::Hint(kind) => self.hints.came(Instant::now(), kind),
         }
     }
 
-    fn hint(&mut self, kind: &'static str) {
-        let now = Instant::now();
-        let at = self.last_hint.map_or(now, |last| (last + HINT_GAP).max(now));
-        self.hint = Some((kind, self.hint.map_or(at, |(_, earlier)| earlier)));
-    }
-
     fn say_hint(&mut self) {
-        if let Some((kind, _)) = self.hint.take() {
-            self.last_hint = Some(Instant::now());
+        if let Some(kind) = self.hints.say(Instant::now()) {
             let _ = self.announcements.send(Announcement::Hint(kind.to_owned()));
         }
     }
@@ -306,7 +324,7 @@ impl Service {
         if self.polling {
             return;
         }
-        self.polling = true;
+        (self.polling, self.last_poll, self.owed_poll) = (true, Some(Instant::now()), None);
         let outcomes = self.outcomes.0.clone();
         tokio::spawn(async move {
             let _ = outcomes.send(Outcome::Polled(session.api.next().await));
@@ -334,31 +352,37 @@ impl Service {
 
     fn sent(&mut self, result: Result<u64, ApiError>, count: usize) {
         self.sending = false;
-        let stored = match result {
-            Ok(ack) => {
+        match self.take_answer(result, count) {
+            Ok(()) if self.outbox.is_empty() => {}
+            Ok(()) => self.send_at = Some(Instant::now()),
+            Err(reason) => {
+                let pause = self.send_backoff.next(rand::random());
+                log::log!(reason.level(), "reports wait: {reason}; next try in {:.1} s", pause.as_secs_f64());
+                self.send_at = Some(Instant::now() + pause);
+            }
+        }
+    }
+
+    /// Takes from the outbox what is done with.
+    fn take_answer(&mut self, result: Result<u64, ApiError>, count: usize) -> Result<(), Waiting> {
+        match result {
+            Ok(ack) if self.outbox.acknowledge(ack)? => {
                 self.send_backoff.reset();
                 self.one_by_one = false;
-                self.outbox.acknowledge(ack)
+                Ok(())
             }
+            Ok(ack) => Err(Waiting::NoProgress(ack)),
             // The backend will not take this content, today or tomorrow. The report must not hold up the others.
             Err(ApiError::Refused { status: status @ (400 | 413 | 422), text, .. }) => {
                 log::error!("the backend refuses {count} reports ({status}): {text}");
-                if count == 1 { self.outbox.drop_first() } else { Ok(()) }
-                    .inspect(|()| self.one_by_one = count > 1 || self.one_by_one)
+                if count == 1 {
+                    self.outbox.drop_first()?;
+                } else {
+                    self.one_by_one = true;
+                }
+                Ok(())
             }
-            Err(error) => {
-                let pause = self.send_backoff.next(rand::random());
-                log::info!("reports wait: {error}; next try in {:.1} s", pause.as_secs_f64());
-                self.send_at = Some(Instant::now() + pause);
-                return;
-            }
-        };
-        if let Err(error) = stored {
-            let pause = self.send_backoff.next(rand::random());
-            log::error!("{error}; next try in {:.1} s", pause.as_secs_f64());
-            self.send_at = Some(Instant::now() + pause);
-        } else if !self.outbox.is_empty() {
-            self.send_at = Some(Instant::now());
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -371,12 +395,13 @@ impl Service {
                     self.poll_interval = Duration::from_secs(secs).clamp(POLL_BOUNDS.0, POLL_BOUNDS.1);
                 }
                 self.poll_at = Some(Instant::now() + spread(self.poll_interval, rand::random()));
+                self.plan_poll();
                 if self.last_rev != Some(next.rev) {
                     let first = self.last_rev.is_none();
                     self.last_rev = Some(next.rev);
                     match next.update {
-                        Some(_) => self.hint("offer"),
-                        None if !first => self.hint("none"),
+                        Some(_) => self.hints.came(Instant::now(), "offer"),
+                        None if !first => self.hints.came(Instant::now(), "none"),
                         None => {}
                     }
                 }
@@ -387,6 +412,11 @@ impl Service {
                 self.poll_at = Some(Instant::now() + pause);
             }
         }
+    }
+
+    /// The next poll is not later than the one that a session demands.
+    fn plan_poll(&mut self) {
+        self.poll_at = self.poll_at.into_iter().chain(self.owed_poll).min();
     }
 
     fn set_flags(&mut self, change: impl FnOnce(&mut Flags)) {

@@ -53,6 +53,21 @@ async fn before_provisioning_everything_has_a_name_and_reports_wait() {
 }
 
 #[tokio::test]
+async fn provisioning_whose_answer_is_lost_is_tried_again_with_the_same_token_and_key() {
+    let root = tempfile::tempdir().unwrap();
+    let backend = Backend::start(1).await;
+    backend.with(|b| b.lost_answers = 2);
+    let link = Link::start(root.path(), settings(root.path(), &backend, false)).await;
+    assert!(matches!(link.provision("good-token").await, Err(OtaError::Network(_))));
+    drop(link);
+    let link = Link::start(root.path(), settings(root.path(), &backend, false)).await;
+    assert!(matches!(link.provision("good-token").await, Err(OtaError::Network(_))));
+    assert_eq!(link.provision("good-token").await.unwrap(), DEVICE);
+    let keys = backend.with(|b| b.keys.clone());
+    assert!(keys.len() == 3 && keys.iter().all(|key| *key == keys[0]), "the key is kept between tries");
+}
+
+#[tokio::test]
 async fn metadata_links_and_manifests_keep_their_limits_and_names() {
     let root = tempfile::tempdir().unwrap();
     let backend = Backend::start(1).await;
@@ -82,6 +97,31 @@ async fn metadata_links_and_manifests_keep_their_limits_and_names() {
 }
 
 #[tokio::test]
+async fn metadata_may_take_long_while_it_comes_and_a_trickle_or_a_silence_ends() {
+    let root = tempfile::tempdir().unwrap();
+    let backend = Backend::start(1).await;
+    let settings = settings(root.path(), &backend, false);
+    let silence = settings.request_timeout;
+    let link = Link::start(root.path(), settings).await;
+    link.provision("good-token").await.unwrap();
+    link.until(|s| s.provisioned).await;
+    let proxy = link.proxy().await;
+    let timed = async |file: &str, limit: u64| {
+        let start = std::time::Instant::now();
+        (proxy.fetch_metadata("image", file, limit).await, start.elapsed())
+    };
+    let all = async {
+        tokio::join!(timed("steady.json", 100_000), timed("trickle.json", 1000), timed("halted.json", 8 << 20))
+    };
+    let (steady, trickle, halted) = tokio::time::timeout(silence * 10, all).await.expect("a call never ended");
+    assert_eq!(steady.0.unwrap().len(), 15 * 4096);
+    assert!(steady.1 > silence, "the line was slow");
+    assert!(matches!(trickle.0, Err(OtaError::Slow(_))));
+    assert!(matches!(halted.0, Err(OtaError::Slow(_))));
+    assert!(halted.1 < silence * 4, "silence ends it, not the time for eight megabytes: {:?}", halted.1);
+}
+
+#[tokio::test]
 async fn reports_survive_a_failing_backend_and_a_restart_and_a_poisoned_one_does_not_block() {
     let root = tempfile::tempdir().unwrap();
     let backend = Backend::start(1).await;
@@ -105,6 +145,22 @@ async fn reports_survive_a_failing_backend_and_a_restart_and_a_poisoned_one_does
         backend.with(|b| b.reports.iter().map(|r| r["phase"].as_str().unwrap().to_owned()).collect());
     assert_eq!(phases, ["a", "b"]);
     assert_eq!(link.proxy().await.report("{}").await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_backend_that_acknowledges_nothing_is_asked_with_growing_pauses() {
+    let root = tempfile::tempdir().unwrap();
+    let backend = Backend::start(1).await;
+    backend.with(|b| b.stuck_at = Some(0));
+    let link = Link::start(root.path(), settings(root.path(), &backend, false)).await;
+    link.provision("good-token").await.unwrap();
+    link.until(|s| s.provisioned).await;
+    link.proxy().await.report("{}").await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    let tries = backend.with(|b| b.batches.len());
+    assert!((2..30).contains(&tries), "{tries} tries in 1.5 s");
+    backend.with(|b| b.stuck_at = None);
+    link.until(|s| s.outbox == 0).await;
 }
 
 #[tokio::test]

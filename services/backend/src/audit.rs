@@ -1,4 +1,4 @@
-//! The chained log of what operators did.
+//! The chained log of what operators did, what the backend did by itself, and which devices got certificates.
 
 use pitstop_types::{Digest, UnixSeconds};
 use serde_json::{Value, json};

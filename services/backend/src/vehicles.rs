@@ -6,14 +6,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Urls};
 use crate::clock::later;
 use crate::error::Error;
-use crate::init::random_hex;
+use crate::init::{DeviceCa, random_hex};
 use crate::links::Link;
-use crate::model::{Claim, Ecu, PlanPart, Vehicle, new_id};
+use crate::model::{Claim, Ecu, Issued, PlanPart, Vehicle, new_id};
 use crate::rules::{Fitted, plan_update};
 use crate::store::Change;
+
+/// Who acts in the audit log when a device gets its certificate: nobody has proved a name yet.
+const DEVICE: &str = "device";
 
 /// An ECU known from production. With a list, a manifest that names another one is refused; without, the first manifest fixes it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -124,26 +127,51 @@ impl Backend {
         let token = random_hex();
         let expires_at = later(now, self.settings.lifetimes.claim_secs);
         let token_hash = Digest::of(token.as_bytes()).to_string();
-        changes.push(Change::AddClaim(Claim { token_hash, vin: request.vin.clone(), expires_at, used_at: None }));
+        changes.push(Change::AddClaim(Claim {
+            token_hash,
+            vin: request.vin.clone(),
+            expires_at,
+            used_at: None,
+            issued: None,
+        }));
         self.repo.apply(changes).await?;
         Ok(ClaimToken { vin: request.vin, claim_token: token, expires_at })
     }
 
-    /// Turns a token into a certificate, once. The device's private keys stay where they are: it sends a request and a public key.
+    /// Turns a token into a certificate for one device. The device's private keys stay where they are: it sends a request and a public key.
+    ///
+    /// The same device may ask again while the token lasts: its power may have failed before it could store the answer.
     pub async fn provision(&self, request: ProvisionRequest) -> Result<ProvisionAnswer, Error> {
         let _deciding = self.decide().await;
+        let claim = self.check_claim(&request).await?;
+        let (device, certificate) = match claim.used_at {
+            None => self.make_device(claim.token_hash, &request).await?,
+            Some(_) => self.issue_again(claim, &request).await?,
+        };
+        let urls = self.listeners()?;
+        let mqtt = MqttAddress { host: self.settings.mqtt.host.clone(), port: self.settings.mqtt.port };
+        Ok(ProvisionAnswer {
+            device_id: device,
+            certificate_pem: certificate,
+            ca_pem: self.server_ca_pem.clone(),
+            device_url: urls.device,
+            public_url: urls.public,
+            mqtt,
+        })
+    }
+
+    /// Uses the token up for a new device; answers its name and certificate.
+    async fn make_device(&self, token_hash: String, request: &ProvisionRequest) -> Result<(String, String), Error> {
         let now = self.clock.now();
-        let token_hash = self.check_claim(&request).await?;
         let key = PublicKey::from_p256_pem(&request.identity.public_pem)
             .map_err(|error| Error::Invalid(format!("identity key: {error}")))?;
         if key.id().to_string() != request.identity.keyid {
             return Err(Error::Invalid("identity key: the key id is not the hash of the key".into()));
         }
         let device = new_id("d");
-        let secs = self.settings.lifetimes.device_certificate_secs;
-        let certificate = self.ca.issue(&request.csr_pem, &device, now, secs);
-        let certificate = certificate.map_err(|error| Error::Invalid(format!("certificate request: {error}")))?;
-        let urls = self.urls.get().cloned().ok_or(Error::Conflict("the listeners are not up yet".into()))?;
+        let key_sha256 = DeviceCa::key_sha256(&request.csr_pem).map_err(wrong_request)?.to_string();
+        let certificate = self.certificate(request, &device)?;
+        self.listeners()?;
         let mut vehicle = self.need_vehicle(&request.vin).await?;
         let text = vehicle.device.as_ref().map_or_else(|| "first device".into(), |old| format!("in place of {old}"));
         vehicle.device = Some(device.clone());
@@ -156,31 +184,57 @@ impl Backend {
         vehicle.manifest_time = None;
         vehicle.last_seq = 0;
         let event = self.event(&request.vin, "provisioned", text, json!({ "device": device, "keyid": key.id() }));
-        let used = Change::UseClaim { token_hash, at: now };
-        self.repo.apply(vec![used, Change::PutVehicle(vehicle), event]).await?;
+        let audit = self.audit(DEVICE, "provision", json!({ "vin": request.vin, "device": device })).await?;
+        let issued = Issued { device: device.clone(), key_sha256 };
+        let used = Change::UseClaim { token_hash, at: now, issued };
+        self.repo.apply(vec![used, Change::PutVehicle(vehicle), event, audit]).await?;
         self.metrics.provisioned.add(1);
         log::info!("vehicle {}: device {device} provisioned", request.vin);
-        let mqtt = MqttAddress { host: self.settings.mqtt.host.clone(), port: self.settings.mqtt.port };
-        Ok(ProvisionAnswer {
-            device_id: device,
-            certificate_pem: certificate,
-            ca_pem: self.server_ca_pem.clone(),
-            device_url: urls.device,
-            public_url: urls.public,
-            mqtt,
-        })
+        Ok((device, certificate))
     }
 
-    /// The hash of the request's token, if that is good for its vehicle.
-    async fn check_claim(&self, request: &ProvisionRequest) -> Result<String, Error> {
-        let text = "the token is unknown, used, expired or another vehicle's";
-        let refused = || Error::Forbidden("claim-refused", text.into());
-        let token_hash = Digest::of(request.token.as_bytes()).to_string();
-        let claim = self.repo.claim(&token_hash).await?.ok_or_else(refused)?;
-        if claim.used_at.is_some() || claim.expires_at < self.clock.now() || claim.vin != request.vin {
-            return Err(refused());
+    /// A new certificate for the device that this token has made, if it is that device that asks, and still the vehicle's.
+    ///
+    /// Its counters stay: what it has sent so far it has sent.
+    async fn issue_again(&self, claim: Claim, request: &ProvisionRequest) -> Result<(String, String), Error> {
+        let issued = claim.issued.ok_or_else(claim_refused)?;
+        let key = DeviceCa::key_sha256(&request.csr_pem).map_err(|_| claim_refused())?;
+        let vehicle = self.need_vehicle(&request.vin).await?;
+        let same_identity = vehicle.identity_keyid.as_ref() == Some(&request.identity.keyid);
+        if key.to_string() != issued.key_sha256 || vehicle.device.as_ref() != Some(&issued.device) || !same_identity {
+            return Err(claim_refused());
         }
-        Ok(token_hash)
+        if !vehicle.authorised {
+            return Err(Error::Forbidden("not-authorised", format!("not authorised: {}", vehicle.authorised_reason)));
+        }
+        let certificate = self.certificate(request, &issued.device)?;
+        let (device, text) = (issued.device, "the same device asked again");
+        let event =
+            self.event(&request.vin, "provisioned", text, json!({ "device": device, "keyid": request.identity.keyid }));
+        let audit = self.audit(DEVICE, "provision-again", json!({ "vin": request.vin, "device": device })).await?;
+        let vehicle = Vehicle { last_seen: self.clock.now(), ..vehicle };
+        self.repo.apply(vec![Change::PutVehicle(vehicle), event, audit]).await?;
+        log::info!("vehicle {}: device {device} got its certificate again", request.vin);
+        Ok((device, certificate))
+    }
+
+    fn certificate(&self, request: &ProvisionRequest, device: &str) -> Result<String, Error> {
+        let secs = self.settings.lifetimes.device_certificate_secs;
+        self.ca.issue(&request.csr_pem, device, self.clock.now(), secs).map_err(wrong_request)
+    }
+
+    fn listeners(&self) -> Result<Urls, Error> {
+        self.urls.get().cloned().ok_or(Error::Conflict("the listeners are not up yet".into()))
+    }
+
+    /// The request's token, if that is this vehicle's and has not expired; it may be used.
+    async fn check_claim(&self, request: &ProvisionRequest) -> Result<Claim, Error> {
+        let token_hash = Digest::of(request.token.as_bytes()).to_string();
+        let claim = self.repo.claim(&token_hash).await?.ok_or_else(claim_refused)?;
+        if claim.expires_at < self.clock.now() || claim.vin != request.vin {
+            return Err(claim_refused());
+        }
+        Ok(claim)
     }
 
     /// May the vehicle get this release, as things stand?
@@ -221,7 +275,7 @@ impl Backend {
         if bundle.is_none() {
             return Err(Error::Forbidden("not-assigned", "no update of this vehicle needs this file".into()));
         }
-        let urls = self.urls.get().ok_or(Error::Conflict("the listeners are not up yet".into()))?;
+        let urls = self.listeners()?;
         let expires = later(self.clock.now(), self.settings.lifetimes.link_secs);
         let sig = self.link_key.sign(&Link { sha256, device, expires });
         self.metrics.links_made.add(1);
@@ -242,4 +296,13 @@ impl Backend {
         self.repo.apply(vec![Change::PutVehicle(vehicle), event]).await?;
         Ok(())
     }
+}
+
+/// One answer to every token that is not good, so that nobody learns which it is.
+fn claim_refused() -> Error {
+    Error::Forbidden("claim-refused", "the token is unknown, used by another key, expired or another vehicle's".into())
+}
+
+fn wrong_request(error: rcgen::Error) -> Error {
+    Error::Invalid(format!("certificate request: {error}"))
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::pace::LEAST_BYTES_PER_SEC;
+
 /// Merged content of `downloader.toml`. Paths lie below the root.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,7 +39,7 @@ pub struct Settings {
     pub stall_min_bytes: u64,
     pub back_off_first: Duration,
     pub back_off_cap: Duration,
-    /// Without a new byte for so long an operation fails.
+    /// An operation fails when so long a time brings fewer bytes than [`LEAST_BYTES_PER_SEC`] demands.
     pub give_up: Duration,
     /// Written bytes become durable after so many.
     pub flush_bytes: u64,
@@ -48,7 +50,7 @@ pub struct Settings {
 pub enum SettingsError {
     #[error("{key} is {value}, allowed are {low} to {high}")]
     Range { key: &'static str, value: u64, low: u64, high: u64 },
-    #[error("the rate limit of {limit} bytes per second is below what the stall limit demands ({demanded})")]
+    #[error("the rate limit of {limit} bytes per second is below what is demanded of a line, twice {demanded}")]
     LimitsContradict { limit: u64, demanded: u64 },
 }
 
@@ -62,7 +64,7 @@ impl Config {
         range("back_off_cap_secs", self.back_off_cap_secs, 1, 3600)?;
         range("give_up_secs", self.give_up_secs, 1, 7 * 86_400)?;
         range("flush_bytes", self.flush_bytes, 64 << 10, 1 << 30)?;
-        let demanded = self.stall_min_bytes.div_ceil(self.stall_window_secs);
+        let demanded = self.stall_min_bytes.div_ceil(self.stall_window_secs).max(LEAST_BYTES_PER_SEC);
         let limit = self.rate_limit_bytes_per_sec;
         if limit != 0 && limit < demanded.saturating_mul(2) {
             return Err(SettingsError::LimitsContradict { limit, demanded });

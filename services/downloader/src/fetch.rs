@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::answer::{self, Head, Verdict};
 use crate::config::Settings;
-use crate::pace::{RateLimit, StallGuard};
+use crate::pace::{Pace, Patience, RateLimit, StallGuard};
 use crate::ports::LinkSource;
 use crate::store::{Cache, Progress};
 
@@ -130,7 +130,7 @@ impl Run {
     async fn all(&mut self, told: &mut impl FnMut(Step)) -> Result<(), OtaError> {
         let settings = Arc::clone(&self.fetch.settings);
         let mut backoff = Backoff::new(settings.back_off_first, settings.back_off_cap);
-        let mut last_progress = Instant::now();
+        let mut patience = Patience::new(Instant::now(), settings.give_up);
         while self.have() < self.fetch.length {
             let before = self.progress.fetched;
             let failure = match self.connection(told).await {
@@ -138,17 +138,15 @@ impl Run {
                 Err(Failure::Final(error)) => return Err(error),
                 Err(Failure::Again(error)) => error,
             };
-            if self.progress.fetched > before {
-                backoff.reset();
-                last_progress = Instant::now();
-                self.refused_links = 0;
-            }
             match self.flush().await {
                 Err(Failure::Final(error) | Failure::Again(error)) => return Err(error),
                 Ok(()) => {}
             }
-            if last_progress.elapsed() >= settings.give_up {
-                return Err(failure);
+            match patience.ended(Instant::now(), self.progress.fetched.saturating_sub(before)) {
+                Pace::GetsOn => backoff.reset(),
+                Pace::Waiting => {}
+                Pace::Silent => return Err(failure),
+                Pace::TooSlow => return Err(too_slow(&patience, &settings, &failure)),
             }
             let pause = backoff.next(rand::random());
             log::info!(
@@ -410,6 +408,11 @@ fn network(error: reqwest::Error) -> Failure {
 
 fn slow(text: &str) -> Failure {
     Failure::Again(OtaError::Slow(text.to_owned()))
+}
+
+fn too_slow(patience: &Patience, settings: &Settings, last: &OtaError) -> OtaError {
+    let (least, secs) = (patience.least_bytes(), settings.give_up.as_secs());
+    OtaError::Slow(format!("fewer than {least} bytes came in {secs} s; at last: {last}"))
 }
 
 fn disk(error: &std::io::Error) -> OtaError {

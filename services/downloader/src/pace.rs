@@ -62,8 +62,64 @@ impl StallGuard {
     }
 }
 
+/// Below this rate a fetch does not get on, whatever its connections bring. Under the stall limit's default of 1000 bytes per second, because making
+/// connections takes time too; above one piece of 16 KiB in each of that limit's windows of 30 seconds.
+pub const LEAST_BYTES_PER_SEC: u64 = 800;
+/// A connection that brought so much was worth its handshake, which costs some kilobytes and the radio.
+const WORTHWHILE_BYTES: u64 = 64 << 10;
+
+/// Says when a fetch gets on at all, over all its connections: a few bytes now and then keep no fetch alive.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    period: Duration,
+    since: Instant,
+    /// Bytes of connections since then, none of which was worthwhile by itself.
+    bytes: u64,
+}
+
+/// What one connection's end means for the fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It gets on: the next connection may follow soon.
+    GetsOn,
+    /// Too few bytes so far: the next connection has to wait longer.
+    Waiting,
+    /// No byte came in a whole period.
+    Silent,
+    /// Bytes came in a whole period, but too few.
+    TooSlow,
+}
+
+impl Patience {
+    /// The first period of this length begins at `now`.
+    pub fn new(now: Instant, period: Duration) -> Self {
+        Self { period, since: now, bytes: 0 }
+    }
+
+    /// What a period must bring.
+    pub fn least_bytes(&self) -> u64 {
+        LEAST_BYTES_PER_SEC.saturating_mul(self.period.as_secs().max(1))
+    }
+
+    /// A connection ended after `bytes`.
+    pub fn ended(&mut self, now: Instant, bytes: u64) -> Pace {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if bytes >= WORTHWHILE_BYTES || self.bytes >= self.least_bytes() {
+            (self.since, self.bytes) = (now, 0);
+            return Pace::GetsOn;
+        }
+        match (now.saturating_duration_since(self.since) >= self.period, self.bytes) {
+            (false, _) => Pace::Waiting,
+            (true, 0) => Pace::Silent,
+            (true, _) => Pace::TooSlow,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -86,5 +142,32 @@ mod tests {
         assert!(guard.is_slow(start + second * 10));
         guard.took(100);
         assert!(!guard.is_slow(start + second * 20));
+    }
+
+    #[test]
+    fn single_bytes_do_not_prolong_a_fetch_and_one_good_connection_does() {
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let mut patience = Patience::new(start, minute * 15);
+        assert_eq!(patience.ended(start + minute * 14, 1), Pace::Waiting);
+        assert_eq!(patience.ended(start + minute * 15, 0), Pace::TooSlow);
+        assert_eq!(patience.ended(start + minute * 15, WORTHWHILE_BYTES), Pace::GetsOn);
+        assert_eq!(patience.ended(start + minute * 29, 0), Pace::Waiting);
+        assert_eq!(patience.ended(start + minute * 30, 0), Pace::Silent);
+    }
+
+    proptest! {
+        #[test]
+        fn a_fetch_ends_exactly_when_a_period_brings_too_little(rate in 1u64..20_000, seconds in 1u64..60) {
+            let start = Instant::now();
+            let mut patience = Patience::new(start, Duration::from_secs(900));
+            let connections = (1..=3600 / seconds).map(|n| patience.ended(start + Duration::from_secs(n * seconds), rate * seconds));
+            let ended = connections.filter(|pace| matches!(pace, Pace::Silent | Pace::TooSlow)).count() > 0;
+            // In between lies what one connection more or less in a period makes of it.
+            if rate >= LEAST_BYTES_PER_SEC * 11 / 10 || rate * seconds >= WORTHWHILE_BYTES {
+                prop_assert!(!ended);
+            } else if rate < LEAST_BYTES_PER_SEC * 9 / 10 {
+                prop_assert!(ended);
+            }
+        }
     }
 }

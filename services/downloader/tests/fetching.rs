@@ -280,6 +280,45 @@ async fn a_trickle_and_a_silence_end_as_slow() {
 }
 
 #[tokio::test]
+async fn a_byte_with_each_connection_keeps_no_fetch_alive_and_makes_no_storm() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start().await;
+    let service = Running::start(root.path(), &server, |t| t.replace("give_up_secs = 900", "give_up_secs = 3")).await;
+    let digest = server.offer(&noise(300_000));
+    // The pause lets the first byte reach the network before the connection breaks.
+    server.with(|s| {
+        s.mood.piece = Some(1);
+        (s.mood.break_after, s.mood.pause) = (Some(2), Duration::from_millis(5));
+    });
+    let ended = service.fetch("u-1", &digest, 300_000).await;
+    assert!(matches!(&ended, Err(OtaError::Slow(text)) if text.contains("2400 bytes")), "{ended:?}");
+    let requests = server.with(|s| s.requests);
+    assert!((2..40).contains(&requests), "{requests} connections in three seconds");
+}
+
+#[tokio::test]
+async fn a_slow_and_steady_line_that_breaks_now_and_then_gets_there() {
+    let root = tempfile::tempdir().unwrap();
+    let server = Server::start().await;
+    let steady = |text: String| {
+        text.replace("stall_window_secs = 30", "stall_window_secs = 1")
+            .replace("stall_min_bytes = 30000", "stall_min_bytes = 1000")
+            .replace("give_up_secs = 900", "give_up_secs = 1")
+    };
+    let service = Running::start(root.path(), &server, steady).await;
+    let content = noise(24 * 1024);
+    let digest = server.offer(&content);
+    // 8 KiB in a second.
+    server.with(|s| {
+        s.mood.piece = Some(1024);
+        (s.mood.break_after, s.mood.pause) = (Some(6 * 1024), Duration::from_millis(125));
+    });
+    service.fetch("u-1", &digest, content.len()).await.unwrap();
+    assert_eq!(service.read(&digest).await.unwrap(), content);
+    assert!(server.with(|s| s.requests) >= 4);
+}
+
+#[tokio::test]
 async fn the_budget_and_bad_arguments_are_refused_by_the_call() {
     let root = tempfile::tempdir().unwrap();
     let server = Server::start().await;

@@ -31,7 +31,7 @@ use pitstop_runtime::Operations;
 use pitstop_store::FileStorage;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, IsCa, KeyPair,
-    SanType,
+    PublicKeyData as _, SanType,
 };
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -93,6 +93,12 @@ pub struct Inner {
     pub batches: Vec<usize>,
     /// While set, status is answered with this status code.
     pub status_fails: Option<u16>,
+    /// Public keys that certificates were asked for.
+    pub keys: Vec<Vec<u8>>,
+    /// So many answers to provisioning are lost after the backend took the request.
+    pub lost_answers: u32,
+    /// While set, every acknowledgement is this one.
+    pub stuck_at: Option<u64>,
     /// Reports with this phase are refused, the whole request with them.
     pub poison: Option<String>,
     pub manifests: Vec<Vec<u8>>,
@@ -177,7 +183,12 @@ async fn provision(State((inner, ca)): State<Shared>, Json(request): Json<Value>
     let mut csr = CertificateSigningRequestParams::from_pem(request["csr_pem"].as_str().unwrap()).unwrap();
     csr.params.distinguished_name = rcgen::DistinguishedName::new();
     csr.params.distinguished_name.push(DnType::CommonName, DEVICE);
-    let inner = inner.lock().unwrap();
+    let mut inner = inner.lock().unwrap();
+    inner.keys.push(csr.public_key.subject_public_key_info());
+    if inner.lost_answers > 0 {
+        inner.lost_answers -= 1;
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
     let (public_url, device_url) = inner.urls.clone();
     Json(json!({
         "device_id": DEVICE, "certificate_pem": csr.signed_by(&*ca).unwrap().pem(), "ca_pem": ca.pem(),
@@ -195,6 +206,10 @@ async fn metadata(UrlPath((repository, file)): UrlPath<(String, String)>) -> Res
             let chunks = (0..1_000_000).map(|_| Ok::<_, std::io::Error>(vec![b'x'; 4096]));
             Body::from_stream(futures_stream(chunks)).into_response()
         }
+        // Twenty kilobytes in a second.
+        "steady.json" => Body::from_stream(paced(15, 4096, Duration::from_millis(200))).into_response(),
+        "trickle.json" => Body::from_stream(paced(usize::MAX, 1, Duration::from_millis(200))).into_response(),
+        "halted.json" => Body::from_stream(paced(2, 10, Duration::from_secs(3600))).into_response(),
         "broken.json" => refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", "trouble"),
         "slow.json" => {
             std::future::pending::<()>().await;
@@ -208,6 +223,20 @@ fn futures_stream<T: Send + 'static>(
     items: impl Iterator<Item = T> + Send + 'static,
 ) -> impl futures_util::Stream<Item = T> + Send {
     futures_util::stream::iter(items)
+}
+
+/// So many pieces, the first at once and then one after each pause.
+fn paced(
+    count: usize,
+    bytes: usize,
+    pause: Duration,
+) -> impl futures_util::Stream<Item = Result<Vec<u8>, std::io::Error>> + Send {
+    futures_util::stream::unfold(0, move |sent| async move {
+        if sent > 0 {
+            tokio::time::sleep(pause).await;
+        }
+        (sent < count).then(|| (Ok(vec![b'x'; bytes]), sent + 1))
+    })
 }
 
 async fn manifest(State((inner, _)): State<Shared>, body: axum::body::Bytes) -> Response {
@@ -243,7 +272,7 @@ async fn status(State((inner, _)): State<Shared>, Json(items): Json<Vec<Value>>)
             inner.reports.push(item);
         }
     }
-    Json(json!({ "ack": inner.acked })).into_response()
+    Json(json!({ "ack": inner.stuck_at.unwrap_or(inner.acked) })).into_response()
 }
 
 async fn progress(

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use pitstop_types::UnixSeconds;
+use pitstop_types::{Digest, UnixSeconds};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SerialNumber,
 };
 
 use super::{InitError, InitOptions, write_public, write_secret};
@@ -105,6 +105,12 @@ impl DeviceCa {
         let key = KeyPair::from_pem(&read(dir.tls().join("device-ca.key"))?)?;
         let issuer = Issuer::from_ca_cert_pem(&read(dir.tls().join("device-ca.pem"))?, key)?;
         Ok(Self { issuer })
+    }
+
+    /// SHA-256 of the public key in `csr_pem`, whose own signature is checked: the request's other bytes differ each time it is made.
+    pub fn key_sha256(csr_pem: &str) -> Result<Digest, rcgen::Error> {
+        let request = CertificateSigningRequestParams::from_pem(csr_pem)?;
+        Ok(Digest::of(&request.public_key.subject_public_key_info()))
     }
 
     /// A client certificate for the key in `csr_pem`, whose own signature is checked. Nothing else is taken from the request:

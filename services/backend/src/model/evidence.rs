@@ -30,13 +30,23 @@ pub struct Event {
     pub data: serde_json::Value,
 }
 
-/// A one-time provisioning token, by its hash.
+/// A provisioning token for one device, by its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub token_hash: String,
     pub vin: Vin,
     pub expires_at: UnixSeconds,
     pub used_at: Option<UnixSeconds>,
+    /// What it was used for; none also where it was used before this was kept.
+    pub issued: Option<Issued>,
+}
+
+/// The device that a token made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    pub device: String,
+    /// SHA-256 of the public key that its certificate is for.
+    pub key_sha256: String,
 }
 
 /// One line of the audit log; `hash` covers `previous` and every other field.

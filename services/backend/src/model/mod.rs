@@ -11,7 +11,7 @@ pub use bundle::{Bundle, Dependency, Release, ReleaseKind, ReleaseState};
 pub use campaign::{
     Campaign, CampaignSpec, CampaignState, Deadlines, Gate, Select, SpecError, Stage, StopRule, Window,
 };
-pub use evidence::{AuditEntry, Claim, Event, MetaFile, Role, Transition};
+pub use evidence::{AuditEntry, Claim, Event, Issued, MetaFile, Role, Transition};
 pub use vehicle::{Ecu, StatusItem, Vehicle};
 
 /// A new random identifier: `prefix-` and 32 hexadecimal digits.

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use pitstop_types::{CampaignId, UnixSeconds, UpdateId, Vin};
 
 use crate::model::{
-    Assignment, AssignmentState, AuditEntry, Bundle, Campaign, Claim, Ecu, Event, MetaFile, Release, Role, Transition,
-    Vehicle,
+    Assignment, AssignmentState, AuditEntry, Bundle, Campaign, Claim, Ecu, Event, Issued, MetaFile, Release, Role,
+    Transition, Vehicle,
 };
 use crate::rules::Counts;
 
@@ -51,6 +51,7 @@ pub enum Change {
     UseClaim {
         token_hash: String,
         at: UnixSeconds,
+        issued: Issued,
     },
     PutCampaign(Campaign),
     PutAssignment(Assignment),

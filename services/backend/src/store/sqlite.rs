@@ -12,8 +12,8 @@ use sqlx::{Row as _, SqlitePool};
 
 use super::{Change, Repository, StoreError, write};
 use crate::model::{
-    Assignment, AssignmentState, AuditEntry, Bundle, Campaign, Claim, Ecu, Event, MetaFile, Release, Role, Transition,
-    Vehicle,
+    Assignment, AssignmentState, AuditEntry, Bundle, Campaign, Claim, Ecu, Event, Issued, MetaFile, Release, Role,
+    Transition, Vehicle,
 };
 use crate::rules::Counts;
 
@@ -182,11 +182,13 @@ impl Repository for SqliteRepository {
     async fn claim(&self, token_hash: &str) -> Result<Option<Claim>, StoreError> {
         let query = sqlx::query("SELECT * FROM claim WHERE token_hash = ?").bind(token_hash);
         let Some(row) = query.fetch_optional(&self.reader).await? else { return Ok(None) };
+        let (device, key): (Option<String>, Option<String>) = (row.try_get("device")?, row.try_get("key_sha256")?);
         Ok(Some(Claim {
             token_hash: row.try_get("token_hash")?,
             vin: word("claim", &row, "vin")?,
             expires_at: row.try_get("expires_at")?,
             used_at: row.try_get("used_at")?,
+            issued: device.zip(key).map(|(device, key_sha256)| Issued { device, key_sha256 }),
         }))
     }
 

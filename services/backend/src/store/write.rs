@@ -6,7 +6,7 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use super::{Change, StoreError};
 use crate::model::{
-    Assignment, AuditEntry, Bundle, Campaign, Claim, Ecu, Event, MetaFile, Release, Transition, Vehicle,
+    Assignment, AuditEntry, Bundle, Campaign, Claim, Ecu, Event, Issued, MetaFile, Release, Transition, Vehicle,
 };
 
 /// Versions of a metadata file that are kept: a vehicle that has just read the timestamp still finds the files it names.
@@ -29,7 +29,7 @@ async fn apply_one(db: &mut SqliteConnection, change: Change) -> Result<(), Stor
         Change::PutVehicle(vehicle) => put_vehicle(db, &vehicle).await,
         Change::PutEcu(vin, ecu) => put_ecu(db, &vin, &ecu).await,
         Change::AddClaim(claim) => add_claim(db, claim).await,
-        Change::UseClaim { token_hash, at } => use_claim(db, &token_hash, at).await,
+        Change::UseClaim { token_hash, at, issued } => use_claim(db, &token_hash, at, &issued).await,
         Change::PutCampaign(campaign) => put_campaign(db, &campaign).await,
         Change::PutAssignment(assignment) => put_assignment(db, &assignment).await,
         Change::AddTransition(transition) => add_transition(db, transition).await,
@@ -97,15 +97,17 @@ async fn put_ecu(db: &mut SqliteConnection, vin: &Vin, ecu: &Ecu) -> Result<(), 
 }
 
 async fn add_claim(db: &mut SqliteConnection, claim: Claim) -> Result<(), StoreError> {
-    let sql = "INSERT INTO claim (token_hash, vin, expires_at, used_at) VALUES (?, ?, ?, ?)";
+    let sql = "INSERT INTO claim (token_hash, vin, expires_at, used_at, device, key_sha256) VALUES (?, ?, ?, ?, ?, ?)";
     let query = sqlx::query(sql).bind(claim.token_hash).bind(claim.vin.to_string()).bind(claim.expires_at);
-    query.bind(claim.used_at).execute(db).await?;
+    let (device, key) = claim.issued.map(|issued| (issued.device, issued.key_sha256)).unzip();
+    query.bind(claim.used_at).bind(device).bind(key).execute(db).await?;
     Ok(())
 }
 
-async fn use_claim(db: &mut SqliteConnection, token_hash: &str, at: i64) -> Result<(), StoreError> {
-    let sql = "UPDATE claim SET used_at = ? WHERE token_hash = ? AND used_at IS NULL";
-    let done = sqlx::query(sql).bind(at).bind(token_hash).execute(db).await?;
+async fn use_claim(db: &mut SqliteConnection, token_hash: &str, at: i64, issued: &Issued) -> Result<(), StoreError> {
+    let sql = "UPDATE claim SET used_at = ?, device = ?, key_sha256 = ? WHERE token_hash = ? AND used_at IS NULL";
+    let query = sqlx::query(sql).bind(at).bind(&issued.device).bind(&issued.key_sha256);
+    let done = query.bind(token_hash).execute(db).await?;
     if done.rows_affected() == 1 { Ok(()) } else { Err(StoreError::Exists("a device provisioned with this token")) }
 }
 

@@ -1,6 +1,8 @@
 //! Who may speak as which vehicle.
 
-use pitstop_types::{EcuId, Vin};
+use pitstop_backend::model::{Claim, Vehicle};
+use pitstop_backend::store::Change;
+use pitstop_types::{Digest, EcuId, Vin};
 use reqwest::Method;
 use serde_json::json;
 
@@ -69,7 +71,7 @@ fn a_blocked_vehicle_is_served_nothing_until_it_is_admitted_again() {
 }
 
 #[test]
-fn a_claim_is_good_once_for_one_vehicle_and_a_new_device_replaces_the_old() {
+fn a_claim_is_good_for_one_vehicle_and_one_device_and_a_new_device_replaces_the_old() {
     with_world(|world| async move {
         let claim = world.post("/api/v1/vehicles", json!({ "vin": VIN })).await;
         let token = claim["claim_token"].as_str().unwrap();
@@ -85,7 +87,8 @@ fn a_claim_is_good_once_for_one_vehicle_and_a_new_device_replaces_the_old() {
         assert_eq!(world.provision(&no_csr).await.0, 400);
         let (status, first) = world.provision(&request).await;
         assert_eq!(status, 200, "refused tries do not use the token up");
-        assert_eq!(world.provision(&request).await.0, 403);
+        let (_, second_device) = Device::asking(VIN, token);
+        assert_eq!(world.provision(&second_device).await.0, 403);
         let mut old = device.provisioned(&first);
         old.report(&world).await;
         let mut new = world.device(VIN).await;
@@ -96,5 +99,94 @@ fn a_claim_is_good_once_for_one_vehicle_and_a_new_device_replaces_the_old() {
         world.pass(8 * 86_400);
         let (_, request) = Device::asking(VIN, late["claim_token"].as_str().unwrap());
         assert_eq!(world.provision(&request).await.0, 403, "an old token has expired");
+    });
+}
+
+#[test]
+fn a_device_that_lost_the_answer_asks_again_and_no_second_device_is_made() {
+    with_world(|world| async move {
+        let claim = world.post("/api/v1/vehicles", json!({ "vin": VIN })).await;
+        let (device, request) = Device::asking(VIN, claim["claim_token"].as_str().unwrap());
+        let (_, lost) = world.provision(&request).await;
+        // Another request, of the same key.
+        let again = device.asking_again(&request);
+        assert_ne!(again["csr_pem"], request["csr_pem"]);
+        let (status, answer) = world.provision(&again).await;
+        assert_eq!((status.as_u16(), &answer["device_id"]), (200, &lost["device_id"]));
+        let mut device = device.provisioned(&answer);
+        device.report(&world).await;
+        let vin = Vin::new(VIN).unwrap();
+        let before = world.backend.repo.vehicle(&vin).await.unwrap().unwrap();
+        assert_eq!(world.provision(&again).await.0, 200);
+        let after = world.backend.repo.vehicle(&vin).await.unwrap().unwrap();
+        assert_eq!(Vehicle { last_seen: before.last_seen, ..after }, before, "counters stay");
+        device.report(&world).await;
+        let events = world.backend.repo.events(&vin, 100).await.unwrap();
+        let texts: Vec<&str> = events.iter().filter(|e| e.kind == "provisioned").map(|e| e.text.as_str()).collect();
+        assert_eq!(texts, ["the same device asked again", "the same device asked again", "first device"]);
+        let log = world.backend.repo.audit(0, 100).await.unwrap();
+        let actions: Vec<&str> = log.iter().map(|entry| entry.action.as_str()).collect();
+        assert_eq!(actions, ["register", "provision", "provision-again", "provision-again"]);
+    });
+}
+
+#[test]
+fn a_used_claim_is_refused_to_other_keys_and_after_its_time_and_to_a_device_that_was_replaced() {
+    with_world(|world| async move {
+        let claim = world.post("/api/v1/vehicles", json!({ "vin": VIN })).await;
+        let token = claim["claim_token"].as_str().unwrap();
+        let (_, request) = Device::asking(VIN, token);
+        let (_, foreign) = Device::asking(VIN, token);
+        assert_eq!(world.provision(&request).await.0, 200);
+        for part in ["csr_pem", "identity"] {
+            let mut mixed = request.clone();
+            mixed[part] = foreign[part].clone();
+            assert_eq!(world.provision(&mixed).await.0, 403, "{part}");
+        }
+        let mut no_request = request.clone();
+        no_request["csr_pem"] = "x".into();
+        assert_eq!(world.provision(&no_request).await.0, 403);
+        world.pass(8 * 86_400);
+        assert_eq!(world.provision(&request).await.0, 403, "the token has expired");
+        let claim = world.post("/api/v1/vehicles", json!({ "vin": VIN })).await;
+        let (_, request) = Device::asking(VIN, claim["claim_token"].as_str().unwrap());
+        assert_eq!(world.provision(&request).await.0, 200);
+        world.device(VIN).await;
+        assert_eq!(world.provision(&request).await.0, 403, "another device is in its place");
+    });
+}
+
+#[test]
+fn a_blocked_device_gets_no_certificate_again() {
+    with_world(|world| async move {
+        let claim = world.post("/api/v1/vehicles", json!({ "vin": VIN })).await;
+        let (_, request) = Device::asking(VIN, claim["claim_token"].as_str().unwrap());
+        assert_eq!(world.provision(&request).await.0, 200);
+        let path = format!("/api/v1/vehicles/{VIN}/authorisation");
+        world.post(&path, json!({ "authorised": false, "reason": "stolen" })).await;
+        let (status, body) = world.provision(&request).await;
+        assert_eq!((status.as_u16(), body["error"]["code"].as_str()), (403, Some("not-authorised")));
+        world.post(&path, json!({ "authorised": true, "reason": "found" })).await;
+        assert_eq!(world.provision(&request).await.0, 200);
+    });
+}
+
+#[test]
+fn a_token_used_before_its_device_was_kept_stays_used() {
+    with_world(|world| async move {
+        let claim = world.post("/api/v1/vehicles", json!({ "vin": VIN })).await;
+        let (_, request) = Device::asking(VIN, claim["claim_token"].as_str().unwrap());
+        let old = Claim {
+            token_hash: Digest::of(b"old token").to_string(),
+            vin: Vin::new(VIN).unwrap(),
+            expires_at: world.now() + 1000,
+            used_at: Some(world.now()),
+            issued: None,
+        };
+        world.backend.repo.apply(vec![Change::AddClaim(old)]).await.unwrap();
+        let mut again = request.clone();
+        again["token"] = "old token".into();
+        assert_eq!(world.provision(&again).await.0, 403);
+        assert_eq!(world.provision(&request).await.0, 200);
     });
 }

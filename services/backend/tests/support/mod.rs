@@ -281,6 +281,14 @@ impl Device {
         (device, request)
     }
 
+    /// The request once more, made anew with the same keys.
+    pub fn asking_again(&self, request: &Value) -> Value {
+        let csr = rcgen::CertificateParams::default().serialize_request(&self.tls_key).unwrap();
+        let mut again = request.clone();
+        again["csr_pem"] = csr.pem().unwrap().into();
+        again
+    }
+
     pub fn provisioned(mut self, answer: &Value) -> Self {
         let text = |name: &str| answer[name].as_str().unwrap().to_owned();
         let key = self.tls_key.serialize_pem();

@@ -41,8 +41,10 @@ use tokio::task::JoinHandle;
 pub struct Mood {
     /// Breaks the connection after so many bytes of each answer.
     pub break_after: Option<usize>,
-    /// Between two pieces of 16 KiB.
+    /// Between two pieces.
     pub pause: Duration,
+    /// Bytes in a piece; 16 KiB if not set.
+    pub piece: Option<usize>,
     /// Gives no link so many times first.
     pub withhold: u32,
     /// Answers so many requests with this status first.
@@ -185,7 +187,7 @@ async fn download(
 /// Without Content-Length, in pieces.
 fn body(inner: Arc<Mutex<Inner>>, mut content: Vec<u8>, mood: Mood) -> Body {
     content.extend(vec![0; mood.extra]);
-    let pieces: Vec<Vec<u8>> = content.chunks(16 * 1024).map(<[u8]>::to_vec).collect();
+    let pieces: Vec<Vec<u8>> = content.chunks(mood.piece.unwrap_or(16 * 1024)).map(<[u8]>::to_vec).collect();
     let state = (pieces.into_iter(), 0usize);
     Body::from_stream(futures_util::stream::unfold(state, move |(mut pieces, sent)| {
         let (inner, mood) = (Arc::clone(&inner), mood.clone());
