@@ -264,10 +264,7 @@ fn a_damaged_record_is_put_aside_and_the_unit_can_be_updated() {
 #[test]
 fn a_damaged_record_does_not_vouch_for_a_slot_on_trial() {
     let world = World::new();
-    let mut core = start(&world, &name("A")).unwrap();
-    stage(&world, &mut core).unwrap();
-    core.activate(&update()).unwrap();
-    let booted = boot_decision(&world.env(), &pair()).slot;
+    let booted = on_trial(&world).booted().clone();
     assert_eq!(booted, name("B"));
     world.disk.storage().replace("slots", b"damaged").unwrap();
     let core = start(&world, &booted).unwrap();
@@ -275,13 +272,18 @@ fn a_damaged_record_does_not_vouch_for_a_slot_on_trial() {
     assert_eq!(boot_decision(&world.env(), &pair()).slot, name("A"), "nobody vouched for B");
 }
 
+/// B's first start after it was written.
+fn on_trial(world: &World) -> Core {
+    let mut core = start(world, &name("A")).unwrap();
+    stage(world, &mut core).unwrap();
+    core.activate(&update()).unwrap();
+    start(world, &boot_decision(&world.env(), &pair()).slot).unwrap()
+}
+
 /// Runs B for good, as after an update.
 fn committed() -> World {
     let world = World::new();
-    let mut core = start(&world, &name("A")).unwrap();
-    stage(&world, &mut core).unwrap();
-    core.activate(&update()).unwrap();
-    let mut core = start(&world, &boot_decision(&world.env(), &pair()).slot).unwrap();
+    let mut core = on_trial(&world);
     core.mark_good(&update()).unwrap();
     core.commit(&update()).unwrap();
     world
@@ -322,10 +324,7 @@ fn a_committed_slot_that_does_not_start_any_more_is_mended_by_the_next_update() 
 #[test]
 fn a_slot_that_was_left_is_not_adopted_before_the_restart() {
     let world = World::new();
-    let mut core = start(&world, &name("A")).unwrap();
-    stage(&world, &mut core).unwrap();
-    core.activate(&update()).unwrap();
-    let mut core = start(&world, &boot_decision(&world.env(), &pair()).slot).unwrap();
+    let mut core = on_trial(&world);
     core.mark_good(&update()).unwrap();
     assert!(core.roll_back(&update()).unwrap() && core.goes_back());
     let refused = core.stage(&UpdateId::new("u2").unwrap(), &IMAGE);
