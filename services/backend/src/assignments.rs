@@ -22,6 +22,8 @@ pub fn step(
     }
     let reason = reason.into();
     log::info!("vehicle {} update {}: {from} -> {to}: {reason}", assignment.vin, assignment.id);
+    let failed_at = if from.is_failure() { assignment.failed_at.unwrap_or(assignment.since) } else { now };
+    assignment.failed_at = to.is_failure().then_some(failed_at);
     assignment.state = to;
     assignment.reason.clone_from(&reason);
     assignment.since = now;
@@ -101,4 +103,24 @@ fn all_run(
         let bundle = bundles.get(which(part));
         find(&part.ecu).zip(bundle).is_some_and(|(ecu, bundle)| ecu.runs(bundle))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_counts_from_its_first_state_until_it_is_none() {
+        let mut assignment: Assignment = serde_json::from_value(json!({ "id": "u-1", "campaign": "c-1", "vin": "WP0ZZZ99ZTS392124",
+            "stage": 0, "state": "offered", "reason": "", "since": 1, "offered_at": 1, "install_by": null, "claimed": null }))
+        .unwrap();
+        let mut at = |to, now| {
+            assert!(step(&mut assignment, to, "", now, &mut Vec::new()));
+            assignment.failed_at
+        };
+        assert_eq!(at(AssignmentState::Installing, 5), None);
+        assert_eq!(at(AssignmentState::TimedOut, 10), Some(10));
+        assert_eq!(at(AssignmentState::Failed, 20), Some(10));
+        assert_eq!(at(AssignmentState::Succeeded, 30), None);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pitstop_types::CampaignId;
+use pitstop_types::{CampaignId, Vin};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 use crate::assignments::step;
 use crate::backend::Backend;
 use crate::error::Error;
-use crate::model::{AssignmentState, Campaign, CampaignSpec, CampaignState, ReleaseKind, ReleaseState, new_id};
+use crate::model::{
+    AssignmentState, Campaign, CampaignSpec, CampaignState, ReleaseKind, ReleaseState, Vehicle, new_id,
+};
 use crate::rules::Counts;
 use crate::store::Change;
 
@@ -90,6 +92,7 @@ impl Backend {
             open_stages: 0,
             acknowledged_failures: 0,
             acknowledged_finished: 0,
+            resumed_at: None,
         };
         let audit =
             self.audit(actor, "create-campaign", json!({ "campaign": campaign.id, "spec": campaign.spec })).await?;
@@ -131,6 +134,7 @@ impl Backend {
             let counts = sum(&self.repo.counts(id).await?);
             campaign.acknowledged_failures = counts.failures();
             campaign.acknowledged_finished = counts.finished();
+            campaign.resumed_at = Some(self.clock.now());
             self.turn(actor, &mut campaign, CampaignState::Running, reason, Vec::new()).await?;
         }
         self.control(id).await?;
@@ -138,33 +142,64 @@ impl Backend {
         self.need_campaign(id).await
     }
 
-    /// Ends it. What has not begun to change a vehicle is cancelled; what has goes on to its end, either way.
+    /// Ends it. What has not begun to change a vehicle is cancelled; what has goes on to its end, either way. May be repeated.
     pub async fn abort(&self, actor: &str, id: &CampaignId, reason: String) -> Result<Campaign, Error> {
         let _deciding = self.decide().await;
         let mut campaign = self.need_campaign(id).await?;
-        campaign.ended_at = Some(self.clock.now());
-        self.turn(actor, &mut campaign, CampaignState::Aborted, reason.clone(), Vec::new()).await?;
+        self.abort_while_deciding(actor, &mut campaign, reason).await?;
+        Ok(campaign)
+    }
+
+    /// The state first: if the rest is cut short, the Director signs nothing more of it and the controller ends what is left.
+    pub(crate) async fn abort_while_deciding(
+        &self,
+        actor: &str,
+        campaign: &mut Campaign,
+        reason: String,
+    ) -> Result<(), Error> {
+        if campaign.state != CampaignState::Aborted {
+            campaign.ended_at = Some(self.clock.now());
+            self.turn(actor, campaign, CampaignState::Aborted, reason, Vec::new()).await?;
+        }
+        self.cancel_rest(campaign).await
+    }
+
+    /// Ends what an abort that was cut short has left.
+    pub(crate) async fn finish_abort(&self, campaign: &Campaign) -> Result<(), Error> {
+        if sum(&self.repo.counts(&campaign.id).await?).recallable() == 0 {
+            return Ok(());
+        }
+        let _deciding = self.decide().await;
+        self.cancel_rest(campaign).await
+    }
+
+    async fn cancel_rest(&self, campaign: &Campaign) -> Result<(), Error> {
         let mut after = String::new();
         loop {
-            let batch = self.repo.assignments_of_campaign(id, &after, BATCH).await?;
+            let batch = self.repo.assignments_of_campaign(&campaign.id, &after, BATCH).await?;
             let Some(last) = batch.last() else { break };
             after = last.vin.to_string();
             let (mut changes, mut told) = (Vec::new(), Vec::new());
             for mut assignment in batch {
-                if assignment.state.is_end() || assignment.state.may_have_changed_something() {
+                if !assignment.state.may_be_recalled() {
                     continue;
                 }
-                let text = format!("campaign aborted: {reason}");
+                let text = format!("campaign aborted: {}", campaign.reason);
                 step(&mut assignment, AssignmentState::Cancelled, text, self.clock.now(), &mut changes);
-                let mut vehicle = self.need_vehicle(&assignment.vin).await?;
-                vehicle.rev = vehicle.rev.saturating_add(1);
-                changes.push(Change::PutVehicle(vehicle.clone()));
-                told.push(vehicle);
+                told.push(self.raise_rev(&assignment.vin, &mut changes).await?);
             }
             self.repo.apply(changes).await?;
             told.iter().for_each(|vehicle| self.hint(vehicle));
         }
-        Ok(campaign)
+        Ok(())
+    }
+
+    /// What the vehicle is to do has changed; answers the vehicle, to be told of it once that is stored.
+    pub(crate) async fn raise_rev(&self, vin: &Vin, changes: &mut Vec<Change>) -> Result<Vehicle, Error> {
+        let mut vehicle = self.need_vehicle(vin).await?;
+        vehicle.rev = vehicle.rev.saturating_add(1);
+        changes.push(Change::PutVehicle(vehicle.clone()));
+        Ok(vehicle)
     }
 
     /// A campaign's change of state, with the audit line.
@@ -188,16 +223,20 @@ impl Backend {
         Ok(self.repo.apply(changes).await?)
     }
 
-    /// Tells every vehicle that still waits for its offer.
+    /// Tells every vehicle that still waits for its offer: one that came in the pause went away without.
     async fn hint_planned(&self, id: &CampaignId) -> Result<(), Error> {
+        let _deciding = self.decide().await;
         let mut after = String::new();
         loop {
             let batch = self.repo.assignments_of_campaign(id, &after, BATCH).await?;
             let Some(last) = batch.last() else { return Ok(()) };
             after = last.vin.to_string();
+            let (mut changes, mut told) = (Vec::new(), Vec::new());
             for assignment in batch.iter().filter(|a| a.state == AssignmentState::Planned) {
-                self.hint(&self.need_vehicle(&assignment.vin).await?);
+                told.push(self.raise_rev(&assignment.vin, &mut changes).await?);
             }
+            self.repo.apply(changes).await?;
+            told.iter().for_each(|vehicle| self.hint(vehicle));
         }
     }
 

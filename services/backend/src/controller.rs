@@ -9,7 +9,9 @@ use crate::backend::Backend;
 use crate::campaigns::{BATCH, sum};
 use crate::director::exclude;
 use crate::error::{Error, causes};
-use crate::model::{Assignment, AssignmentState, Campaign, CampaignState, Release, Stage, Vehicle, new_id};
+use crate::model::{
+    Assignment, AssignmentState, Campaign, CampaignState, Release, ReleaseState, Stage, Vehicle, new_id,
+};
 use crate::rules::{Exclusion, Fitted, limit_secs, may_open_next, overdue_before, plan_update, stop_reason};
 use crate::store::Change;
 
@@ -39,10 +41,12 @@ impl Backend {
 
     /// One look at everything that is running.
     pub async fn tick(&self) -> Result<(), Error> {
+        let releases = self.repo.releases().await?;
         for campaign in self.repo.campaigns().await? {
             if campaign.state != CampaignState::Draft {
                 self.expire(&campaign).await?;
             }
+            self.finish_recall(&campaign, &releases).await?;
             if campaign.state == CampaignState::Running {
                 self.control(&campaign.id).await?;
             }
@@ -50,11 +54,23 @@ impl Backend {
         Ok(())
     }
 
+    /// Ends what an abort or a withdrawal left when it was cut short.
+    async fn finish_recall(&self, campaign: &Campaign, releases: &[Release]) -> Result<(), Error> {
+        let release = releases.iter().find(|release| release.id == campaign.spec.release);
+        match release.filter(|release| release.state == ReleaseState::Withdrawn) {
+            _ if campaign.state == CampaignState::Aborted => self.finish_abort(campaign).await,
+            Some(release) if campaign.state.may_become(CampaignState::Aborted) => {
+                self.finish_withdrawal(SYSTEM, release, &campaign.id).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends assignments that stayed too long where they are; of an ended campaign too, for what was under way then.
     async fn expire(&self, campaign: &Campaign) -> Result<(), Error> {
         let _deciding = self.decide().await;
         let now = self.clock.now();
-        let mut changes = Vec::new();
+        let (mut changes, mut told) = (Vec::new(), Vec::new());
         for state in AssignmentState::ALL {
             let Some(before) = overdue_before(state, &campaign.spec.deadlines, now) else { continue };
             // A paused campaign offers nothing: not the vehicle's fault.
@@ -63,11 +79,30 @@ impl Backend {
             }
             for mut assignment in self.repo.in_state_since(&campaign.id, state, before, BATCH).await? {
                 let limit = limit_secs(state, &campaign.spec.deadlines).unwrap_or_default();
-                let reason = format!("timed out: {state} for more than {limit} s");
-                step(&mut assignment, AssignmentState::TimedOut, reason, now, &mut changes);
+                let (end, reason) = match self.kept_out(campaign, &assignment).await? {
+                    Some(why) => (AssignmentState::Excluded, why.to_string()),
+                    None => (AssignmentState::TimedOut, format!("timed out: {state} for more than {limit} s")),
+                };
+                step(&mut assignment, end, reason, now, &mut changes);
+                told.push(self.raise_rev(&assignment.vin, &mut changes).await?);
             }
         }
-        if changes.is_empty() { Ok(()) } else { Ok(self.repo.apply(changes).await?) }
+        if !changes.is_empty() {
+            self.repo.apply(changes).await?;
+        }
+        told.iter().for_each(|vehicle| self.hint(vehicle));
+        Ok(())
+    }
+
+    /// Why a vehicle that was heard of was not offered the update all the time: that is no failure of the update.
+    async fn kept_out(&self, campaign: &Campaign, assignment: &Assignment) -> Result<Option<Exclusion>, Error> {
+        if assignment.state != AssignmentState::Planned {
+            return Ok(None);
+        }
+        let release = self.need_release(&campaign.spec.release).await?;
+        let case = self.open_case(self.need_vehicle(&assignment.vin).await?).await?;
+        let fitted = Fitted { vehicle: &case.vehicle, ecus: &case.ecus, listed: &case.listed };
+        Ok(plan_update(fitted, &release).err().filter(|why| !why.is_silence()))
     }
 
     /// One campaign: stop rule first, then stages, then the end.
@@ -153,6 +188,7 @@ impl Backend {
             state: AssignmentState::Planned,
             reason: "its stage is open".into(),
             since: now,
+            failed_at: None,
             plan: Vec::new(),
             offered_at: None,
             offered_counter: 0,
@@ -162,14 +198,8 @@ impl Backend {
             ecus: Vec::new(),
         };
         changes.push(Change::PutAssignment(assignment.clone()));
-        match plan_update(Fitted { vehicle: &vehicle, ecus: &ecus, listed }, release) {
-            Ok(_) => {}
-            // May still come: it is planned, and timed out if it does not.
-            Err(why @ (Exclusion::NotProvisioned | Exclusion::NoReport)) => {
-                assignment.reason = why.to_string();
-                changes.push(Change::PutAssignment(assignment));
-            }
-            Err(why) => exclude(&mut assignment, &why, now, changes),
+        if let Err(why) = plan_update(Fitted { vehicle: &vehicle, ecus: &ecus, listed }, release) {
+            exclude(&mut assignment, &why, now, changes);
         }
         vehicle.rev = vehicle.rev.saturating_add(1);
         changes.push(Change::PutVehicle(vehicle.clone()));

@@ -1,7 +1,7 @@
 //! The backend of Pitstop: update, device and campaign management, the Uptane Director and Image repositories, downloads.
 //!
 //! Read in this order: [`model`] (what is known), [`rules`] (pure decisions: who is eligible, when a campaign stops),
-//! [`assignments`] (how one vehicle's part moves), then the services on [`Backend`]: [`vehicles`] and [`bundles`], [`releases`],
+//! [`assignments`] (how one vehicle's part moves), then the services on [`Backend`]: [`vehicles`], [`ecus`] and [`bundles`], [`releases`],
 //! [`campaigns`] and [`controller`], [`director`] and [`image`], [`offline`] (workshops), [`status`]. [`store`] keeps it, [`http`] and [`mqtt`] let the
 //! world in, [`init`] makes a new backend's keys and files.
 //!
@@ -15,6 +15,7 @@ pub mod campaigns;
 pub mod clock;
 pub mod controller;
 pub mod director;
+pub mod ecus;
 pub mod error;
 pub mod http;
 pub mod image;

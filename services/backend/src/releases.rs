@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pitstop_types::{HardwareId, PromptFacts, SoftwareVersion};
+use pitstop_types::{CampaignId, HardwareId, PromptFacts, SoftwareVersion};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -109,7 +109,7 @@ impl Backend {
     }
 
     /// Stops offering it; campaigns with it are aborted. Its bundles stay listed: vehicles that run them must be able to go back
-    /// to them when the next update fails.
+    /// to them when the next update fails. May be repeated.
     pub async fn withdraw(&self, actor: &str, id: &str, reason: String) -> Result<Release, Error> {
         if reason.trim().is_empty() {
             return Err(Error::Invalid("a reason is needed".into()));
@@ -117,22 +117,39 @@ impl Backend {
         let release = {
             let _deciding = self.decide().await;
             let mut release = self.need_release(id).await?;
-            if release.state != ReleaseState::Published {
+            if release.state == ReleaseState::Draft {
                 return Err(Error::Conflict(format!("the release is {}", release.state.as_str())));
             }
-            release.state = ReleaseState::Withdrawn;
-            release.withdrawn_reason = Some(reason.clone());
-            let audit = self.audit(actor, "withdraw", json!({ "release": id, "reason": reason })).await?;
-            self.repo.apply(vec![Change::PutRelease(release.clone()), audit]).await?;
+            if release.state == ReleaseState::Published {
+                release.state = ReleaseState::Withdrawn;
+                release.withdrawn_reason = Some(reason.clone());
+                let audit = self.audit(actor, "withdraw", json!({ "release": id, "reason": reason })).await?;
+                self.repo.apply(vec![Change::PutRelease(release.clone()), audit]).await?;
+            }
             release
         };
         for campaign in self.repo.campaigns().await? {
-            let live = matches!(campaign.state, CampaignState::Draft | CampaignState::Running | CampaignState::Paused);
-            if live && campaign.spec.release == id {
-                self.abort(actor, &campaign.id, format!("release withdrawn: {reason}")).await?;
+            if campaign.spec.release == id {
+                self.finish_withdrawal(actor, &release, &campaign.id).await?;
             }
         }
         Ok(release)
+    }
+
+    /// Aborts one campaign of a withdrawn release, unless it has ended.
+    pub(crate) async fn finish_withdrawal(
+        &self,
+        actor: &str,
+        release: &Release,
+        campaign: &CampaignId,
+    ) -> Result<(), Error> {
+        let _deciding = self.decide().await;
+        let mut campaign = self.need_campaign(campaign).await?;
+        if !campaign.state.may_become(CampaignState::Aborted) {
+            return Ok(());
+        }
+        let reason = format!("release withdrawn: {}", release.withdrawn_reason.as_deref().unwrap_or_default());
+        self.abort_while_deciding(actor, &mut campaign, reason).await
     }
 }
 

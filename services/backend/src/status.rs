@@ -1,6 +1,6 @@
 //! What the vehicle tells of its update between manifests: an outbox with sequence numbers, each item taken once.
 
-use pitstop_types::UpdateEnd;
+use pitstop_types::{UpdateEnd, UpdateId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -55,7 +55,8 @@ impl Backend {
             self.take_item(&mut case, item);
         }
         case.vehicle.last_seen = self.clock.now();
-        self.settle_all(&mut case);
+        self.settle_all(&mut case).await?;
+        case.raise_rev_if_told_otherwise();
         let ack = case.vehicle.last_seq;
         case.changes.push(Change::PutVehicle(case.vehicle));
         self.repo.apply(case.changes).await?;
@@ -116,10 +117,15 @@ impl Backend {
     pub async fn next(&self, device: &str) -> Result<Next, Error> {
         let vehicle = self.vehicle_of_device(device).await?;
         let assignments = self.repo.assignments_of_vehicle(&vehicle.vin).await?;
-        let open = |a: &&Assignment| a.state.is_under_way() || a.state == AssignmentState::Planned;
-        let update = assignments.iter().find(open).map(|assignment| assignment.id.to_string());
+        let update = next_update(&assignments).map(ToString::to_string);
         Ok(Next { rev: vehicle.rev, update, poll_secs: self.settings.lifetimes.poll_secs })
     }
+}
+
+/// What a vehicle with these assignments is to do next.
+pub(crate) fn next_update(assignments: &[Assignment]) -> Option<&UpdateId> {
+    let open = |a: &&Assignment| a.state.is_under_way() || a.state == AssignmentState::Planned;
+    assignments.iter().find(open).map(|assignment| &assignment.id)
 }
 
 /// Is the item about this assignment? A vehicle that refuses an order as a whole names no update: it believed nothing in it.

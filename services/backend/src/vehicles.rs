@@ -1,6 +1,6 @@
 //! Device management: vehicles by VIN, the device that speaks for each, and how a device gets its certificate.
 
-use pitstop_types::{Digest, EcuId, HardwareId, Vin};
+use pitstop_types::{Digest, Vin};
 use pitstop_uptane::PublicKey;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -8,25 +8,16 @@ use utoipa::ToSchema;
 
 use crate::backend::{Backend, Urls};
 use crate::clock::later;
+use crate::ecus::{KnownEcu, check_list};
 use crate::error::Error;
 use crate::init::{DeviceCa, random_hex};
 use crate::links::Link;
-use crate::model::{Claim, Ecu, Issued, PlanPart, Vehicle, new_id};
+use crate::model::{Assignment, AssignmentState, Claim, Issued, PlanPart, Vehicle, new_id};
 use crate::rules::{Fitted, plan_update};
 use crate::store::Change;
 
 /// Who acts in the audit log when a device gets its certificate: nobody has proved a name yet.
 const DEVICE: &str = "device";
-
-/// An ECU known from production. With a list, a manifest that names another one is refused; without, the first manifest fixes it.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KnownEcu {
-    #[schema(value_type = String)]
-    pub id: EcuId,
-    #[schema(value_type = String)]
-    pub hardware: HardwareId,
-}
 
 /// Registers a vehicle, or gives a registered one a new claim (its TCU was replaced).
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -99,9 +90,7 @@ pub struct LinkAnswer {
 impl Backend {
     /// Registers the vehicle if it is new and makes a one-time token for its device.
     pub async fn register(&self, actor: &str, request: RegisterVehicle) -> Result<ClaimToken, Error> {
-        if request.ecus.len() > pitstop_types::MAX_DECISION_ECUS {
-            return Err(Error::TooLarge("the list of ECUs", pitstop_types::MAX_DECISION_ECUS as u64));
-        }
+        check_list(&request.ecus)?;
         let _deciding = self.decide().await;
         let now = self.clock.now();
         let mut changes = vec![self.audit(actor, "register", json!({ "vin": request.vin })).await?];
@@ -112,17 +101,7 @@ impl Backend {
             return Err(Error::Conflict("the vehicle's ECUs are known already".into()));
         }
         for known in request.ecus {
-            let ecu = Ecu {
-                ecu: known.id,
-                hardware: known.hardware,
-                serial: String::new(),
-                software_number: String::new(),
-                version: None,
-                image_sha256: None,
-                silent: false,
-                updated_at: now,
-            };
-            changes.push(Change::PutEcu(request.vin.clone(), ecu));
+            changes.push(Change::PutEcu(request.vin.clone(), known.unreported(now)));
         }
         let token = random_hex();
         let expires_at = later(now, self.settings.lifetimes.claim_secs);
@@ -187,10 +166,19 @@ impl Backend {
         let audit = self.audit(DEVICE, "provision", json!({ "vin": request.vin, "device": device })).await?;
         let issued = Issued { device: device.clone(), key_sha256 };
         let used = Change::UseClaim { token_hash, at: now, issued };
-        self.repo.apply(vec![used, Change::PutVehicle(vehicle), event, audit]).await?;
+        let mut changes = vec![used, Change::PutVehicle(vehicle), event, audit];
+        changes.extend(self.proof_from_the_start(&request.vin).await?);
+        self.repo.apply(changes).await?;
         self.metrics.provisioned.add(1);
         log::info!("vehicle {}: device {device} provisioned", request.vin);
         Ok((device, certificate))
+    }
+
+    /// Every manifest of a new device is later than any offer to the one before, though it counts from the start.
+    async fn proof_from_the_start(&self, vin: &Vin) -> Result<Vec<Change>, Error> {
+        let assignments = self.repo.assignments_of_vehicle(vin).await?.into_iter();
+        let unproven = assignments.filter(|assignment| assignment.state.may_become(AssignmentState::Succeeded));
+        Ok(unproven.map(|assignment| Change::PutAssignment(Assignment { offered_counter: 0, ..assignment })).collect())
     }
 
     /// A new certificate for the device that this token has made, if it is that device that asks, and still the vehicle's.
@@ -258,10 +246,14 @@ impl Backend {
         let mut vehicle = self.need_vehicle(vin).await?;
         vehicle.authorised = authorised;
         vehicle.authorised_reason.clone_from(&reason);
+        vehicle.rev = vehicle.rev.saturating_add(1);
         let word = if authorised { "authorised" } else { "blocked" };
         let event = self.event(vin, "authorisation", format!("{word}: {reason}"), json!({ "authorised": authorised }));
         let audit = self.audit(actor, word, json!({ "vin": vin, "reason": reason })).await?;
         self.repo.apply(vec![Change::PutVehicle(vehicle.clone()), event, audit]).await?;
+        if authorised {
+            self.hint(&vehicle);
+        }
         Ok(vehicle)
     }
 

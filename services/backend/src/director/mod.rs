@@ -9,7 +9,7 @@ pub(crate) use sign::{image_target, stored};
 
 use std::collections::BTreeMap;
 
-use pitstop_types::EcuId;
+use pitstop_types::{EcuId, UpdateId};
 use pitstop_uptane::manifest::CheckedManifest;
 use pitstop_uptane::{Verified, check_manifest};
 use serde::Serialize;
@@ -22,6 +22,7 @@ use crate::clock::later;
 use crate::error::Error;
 use crate::model::{Assignment, AssignmentState, Bundle, CampaignState, Ecu, Vehicle};
 use crate::rules::{Exclusion, Fitted, plan_update};
+use crate::status::next_update;
 use crate::store::Change;
 
 /// The answer to a manifest that was taken.
@@ -40,6 +41,17 @@ pub(crate) struct Case {
     pub assignments: Vec<Assignment>,
     pub listed: BTreeMap<String, Bundle>,
     pub changes: Vec<Change>,
+    /// What the vehicle was to do when the case was opened.
+    next: Option<UpdateId>,
+}
+
+impl Case {
+    /// The answer to "what next?" has changed with the assignments: its number must too, or the vehicle takes it for the old one.
+    pub(crate) fn raise_rev_if_told_otherwise(&mut self) {
+        if next_update(&self.assignments) != self.next.as_ref() {
+            self.vehicle.rev = self.vehicle.rev.saturating_add(1);
+        }
+    }
 }
 
 impl Backend {
@@ -49,9 +61,11 @@ impl Backend {
         let vehicle = self.vehicle_of_device(device).await?;
         let mut case = self.open_case(vehicle).await?;
         self.read_manifest(&mut case, bytes).await?;
-        self.settle_all(&mut case);
+        self.settle_all(&mut case).await?;
+        self.cancel_recalled(&mut case).await?;
         self.offer_what_is_due(&mut case).await?;
         let version = self.sign_for(&mut case).await?;
+        case.raise_rev_if_told_otherwise();
         let update = under_way(&case.assignments).map(|assignment| assignment.id.to_string());
         case.changes.insert(0, Change::PutVehicle(case.vehicle));
         self.repo.apply(case.changes).await?;
@@ -60,9 +74,11 @@ impl Backend {
     }
 
     pub(crate) async fn open_case(&self, vehicle: Vehicle) -> Result<Case, Error> {
+        let assignments = self.repo.assignments_of_vehicle(&vehicle.vin).await?;
         Ok(Case {
             ecus: self.repo.ecus(&vehicle.vin).await?,
-            assignments: self.repo.assignments_of_vehicle(&vehicle.vin).await?,
+            next: next_update(&assignments).cloned(),
+            assignments,
             listed: self.listed_bundles().await?,
             vehicle,
             changes: Vec::new(),
@@ -116,14 +132,37 @@ impl Backend {
     }
 
     /// Moves every assignment to where proof and claims put it.
-    pub(crate) fn settle_all(&self, case: &mut Case) {
+    pub(crate) async fn settle_all(&self, case: &mut Case) -> Result<(), Error> {
         let now = self.clock.now();
         for assignment in &mut case.assignments {
             let settled = settle(assignment, &case.ecus, &case.listed, case.vehicle.report_counter);
-            if let Some((state, reason)) = settled {
-                step(assignment, state, reason, now, &mut case.changes);
+            let Some((state, reason)) = settled else { continue };
+            let failed_at = assignment.state.is_failure().then_some(assignment.failed_at.unwrap_or(assignment.since));
+            let moved = step(assignment, state, reason, now, &mut case.changes);
+            if let Some(failed_at) = failed_at.filter(|_| moved && !state.is_failure())
+                && let Some(mut campaign) = self.repo.campaign(&assignment.campaign).await?
+                && campaign.failure_mended(failed_at)
+            {
+                case.changes.push(Change::PutCampaign(campaign));
             }
         }
+        Ok(())
+    }
+
+    /// Cancels what was recalled and has not begun to change the vehicle, however far the recall itself has come: it is signed no more.
+    async fn cancel_recalled(&self, case: &mut Case) -> Result<(), Error> {
+        let now = self.clock.now();
+        for assignment in case.assignments.iter_mut().filter(|assignment| assignment.state.may_be_recalled()) {
+            let Some(campaign) = self.repo.campaign(&assignment.campaign).await? else { continue };
+            let release = self.need_release(&campaign.spec.release).await?;
+            let reason = match release.withdrawn_reason {
+                _ if campaign.state == CampaignState::Aborted => format!("campaign aborted: {}", campaign.reason),
+                Some(reason) => format!("release withdrawn: {reason}"),
+                None => continue,
+            };
+            step(assignment, AssignmentState::Cancelled, reason, now, &mut case.changes);
+        }
+        Ok(())
     }
 
     /// Offers the oldest planned assignment that the vehicle may have, unless one is under way: no second order goes out while
@@ -163,14 +202,15 @@ impl Backend {
     }
 }
 
-/// Records why it is not offered, once per reason.
+/// Records why it is not offered, once per reason. A planned one is excluded only if the reason is there to stay: a campaign that is
+/// done would never look at the vehicle again.
 pub(crate) fn exclude(assignment: &mut Assignment, why: &Exclusion, now: i64, changes: &mut Vec<Change>) {
     let reason = why.to_string();
-    if assignment.state == AssignmentState::Excluded && assignment.reason != reason {
+    if assignment.state == AssignmentState::Planned && !why.may_pass() {
+        step(assignment, AssignmentState::Excluded, reason, now, changes);
+    } else if assignment.reason != reason {
         assignment.reason = reason;
         changes.push(Change::PutAssignment(assignment.clone()));
-    } else {
-        step(assignment, AssignmentState::Excluded, reason, now, changes);
     }
 }
 

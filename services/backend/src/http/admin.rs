@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::middleware::from_fn_with_state;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -11,12 +11,13 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::extract::Body;
+use super::extract::{Body, Params};
 use super::view::{self, Timeline, VehicleView};
-use super::{admin_campaigns, auth, page, prometheus};
+use super::{admin_campaigns, auth, document, page, prometheus, to_its_end};
 use crate::backend::Backend;
+use crate::ecus::KnownEcu;
 use crate::error::{Error, ErrorBody};
-use crate::model::{AuditEntry, Bundle, Release, Vehicle};
+use crate::model::{AuditEntry, Bundle, Ecu, Release, Vehicle};
 use crate::releases::NewRelease;
 use crate::vehicles::{ClaimToken, Eligibility, RegisterVehicle};
 
@@ -37,7 +38,14 @@ pub(super) type State_ = State<Arc<Backend>>;
 
 /// The OpenAPI document.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    api().split_for_parts().1
+    let mut document = api().split_for_parts().1;
+    document.merge(upload_api().split_for_parts().1);
+    document::complete(document)
+}
+
+/// By itself: the upload streams to disk and counts for itself.
+fn upload_api() -> OpenApiRouter<Arc<Backend>> {
+    OpenApiRouter::new().routes(routes!(upload_bundle))
 }
 
 fn api() -> OpenApiRouter<Arc<Backend>> {
@@ -52,19 +60,16 @@ fn api() -> OpenApiRouter<Arc<Backend>> {
         .routes(routes!(get_timeline))
         .routes(routes!(get_eligibility))
         .routes(routes!(authorise_vehicle))
+        .routes(routes!(correct_ecus))
         .routes(routes!(get_audit))
         .merge(admin_campaigns::api())
 }
 
 pub(super) fn router(backend: Arc<Backend>) -> Router {
     let limit = backend.settings.limits.admin_body_bytes;
-    let (api, document) = api().layer(DefaultBodyLimit::max(limit)).split_for_parts();
-    // The upload streams to disk and counts for itself.
-    let (upload, upload_document) =
-        OpenApiRouter::<Arc<Backend>>::new().routes(routes!(upload_bundle)).split_for_parts();
-    let upload = upload.layer(DefaultBodyLimit::disable());
-    let mut document = document;
-    document.merge(upload_document);
+    let api = api().layer(DefaultBodyLimit::max(limit)).split_for_parts().0;
+    let upload = upload_api().layer(DefaultBodyLimit::disable()).split_for_parts().0;
+    let document = openapi();
     Router::new()
         .route("/api/openapi.json", get(async move || Json(document)))
         .merge(api)
@@ -74,6 +79,7 @@ pub(super) fn router(backend: Arc<Backend>) -> Router {
         .fallback(view::no_such_path)
         .layer(from_fn_with_state(Arc::clone(&backend), auth::require_token))
         .route("/healthz", get(async || "ok"))
+        .layer(map_response(view::in_our_form))
         .with_state(backend)
 }
 
@@ -116,7 +122,7 @@ struct UploadName {
     responses((status = 201, body = Bundle), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody), (status = 422, body = ErrorBody)))]
 async fn upload_bundle(
     State(backend): State_,
-    Query(query): Query<UploadName>,
+    Params(query): Params<UploadName>,
     request: Request,
 ) -> Result<(axum::http::StatusCode, Json<Bundle>), Error> {
     let body = request.into_body().into_data_stream();
@@ -162,12 +168,12 @@ async fn withdraw_release(
     Path(id): Path<String>,
     Body(reason): Body<Reason>,
 ) -> Result<Json<Release>, Error> {
-    backend.withdraw(ACTOR, &id, reason.reason).await.map(Json)
+    to_its_end(async move { backend.withdraw(ACTOR, &id, reason.reason).await }).await.map(Json)
 }
 
 /// Vehicles by VIN.
 #[utoipa::path(get, path = "/api/v1/vehicles", params(Page), responses((status = 200, body = Vec<Vehicle>)))]
-async fn list_vehicles(State(backend): State_, Query(page): Query<Page>) -> Result<Json<Vec<Vehicle>>, Error> {
+async fn list_vehicles(State(backend): State_, Params(page): Params<Page>) -> Result<Json<Vec<Vehicle>>, Error> {
     Ok(Json(backend.repo.vehicles(page.after(), page.limit()).await?))
 }
 
@@ -198,7 +204,7 @@ struct TimelineLimit {
 async fn get_timeline(
     State(backend): State_,
     Path(vin): Path<String>,
-    Query(query): Query<TimelineLimit>,
+    Params(query): Params<TimelineLimit>,
 ) -> Result<Json<Timeline>, Error> {
     let limit = query.limit.unwrap_or(MAX_PAGE).clamp(1, MAX_PAGE);
     view::timeline(&backend, &view::vin(&vin)?, limit).await.map(Json)
@@ -215,7 +221,7 @@ struct WhichRelease {
 async fn get_eligibility(
     State(backend): State_,
     Path(vin): Path<String>,
-    Query(query): Query<WhichRelease>,
+    Params(query): Params<WhichRelease>,
 ) -> Result<Json<Eligibility>, Error> {
     backend.eligibility(&view::vin(&vin)?, &query.release).await.map(Json)
 }
@@ -238,6 +244,18 @@ async fn authorise_vehicle(
     backend.authorise(ACTOR, &view::vin(&vin)?, request.authorised, request.reason).await.map(Json)
 }
 
+/// Replace the list of a vehicle's ECUs, where a workshop built in another one: a manifest that differs from the list is refused. After an
+/// empty list the vehicle's next manifest names them. Refused while an update is under way on one that would go.
+#[utoipa::path(put, path = "/api/v1/vehicles/{vin}/ecus", request_body = Vec<KnownEcu>,
+    responses((status = 200, body = Vec<Ecu>), (status = 400, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn correct_ecus(
+    State(backend): State_,
+    Path(vin): Path<String>,
+    Body(list): Body<Vec<KnownEcu>>,
+) -> Result<Json<Vec<Ecu>>, Error> {
+    backend.correct_ecus(ACTOR, &view::vin(&vin)?, list).await.map(Json)
+}
+
 #[derive(Debug, Deserialize, IntoParams)]
 struct AuditPage {
     /// Sequence number of the last entry of the page before.
@@ -255,7 +273,7 @@ struct AuditView {
 
 /// The audit log, oldest first, 500 entries at a time, with the check of its hash chain.
 #[utoipa::path(get, path = "/api/v1/audit", params(AuditPage), responses((status = 200, body = AuditView)))]
-async fn get_audit(State(backend): State_, Query(page): Query<AuditPage>) -> Result<Json<AuditView>, Error> {
+async fn get_audit(State(backend): State_, Params(page): Params<AuditPage>) -> Result<Json<AuditView>, Error> {
     let entries = backend.repo.audit(page.after, MAX_PAGE).await?;
     let first_broken = AuditEntry::first_broken(&entries);
     Ok(Json(AuditView { entries, first_broken }))

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use pitstop_types::CampaignId;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::admin::{ACTOR, Page, Reason, State_};
-use super::extract::Body;
+use super::extract::{Body, MaybeBody, Params};
+use super::to_its_end;
 use crate::backend::Backend;
 use crate::campaigns::CampaignView;
 use crate::error::{Error, ErrorBody};
@@ -54,7 +55,7 @@ async fn get_campaign(State(backend): State_, Path(id): Path<String>) -> Result<
 async fn get_assignments(
     State(backend): State_,
     Path(id): Path<String>,
-    Query(page): Query<Page>,
+    Params(page): Params<Page>,
 ) -> Result<Json<Vec<Assignment>>, Error> {
     let id = campaign_id(id)?;
     Ok(Json(backend.repo.assignments_of_campaign(&id, page.after(), page.limit()).await?))
@@ -71,7 +72,7 @@ async fn start_campaign(State(backend): State_, Path(id): Path<String>) -> Resul
 async fn pause_campaign(
     State(backend): State_,
     Path(id): Path<String>,
-    reason: Option<Json<Reason>>,
+    MaybeBody(reason): MaybeBody<Reason>,
 ) -> Result<Json<Campaign>, Error> {
     backend.pause(ACTOR, &campaign_id(id)?, words(reason, "paused by the operator")).await.map(Json)
 }
@@ -81,7 +82,7 @@ async fn pause_campaign(
 async fn resume_campaign(
     State(backend): State_,
     Path(id): Path<String>,
-    reason: Option<Json<Reason>>,
+    MaybeBody(reason): MaybeBody<Reason>,
 ) -> Result<Json<Campaign>, Error> {
     backend.resume(ACTOR, &campaign_id(id)?, words(reason, "resumed by the operator")).await.map(Json)
 }
@@ -91,12 +92,13 @@ async fn resume_campaign(
 async fn abort_campaign(
     State(backend): State_,
     Path(id): Path<String>,
-    reason: Option<Json<Reason>>,
+    MaybeBody(reason): MaybeBody<Reason>,
 ) -> Result<Json<Campaign>, Error> {
-    backend.abort(ACTOR, &campaign_id(id)?, words(reason, "aborted by the operator")).await.map(Json)
+    let (id, reason) = (campaign_id(id)?, words(reason, "aborted by the operator"));
+    to_its_end(async move { backend.abort(ACTOR, &id, reason).await }).await.map(Json)
 }
 
-fn words(reason: Option<Json<Reason>>, default: &str) -> String {
-    let given = reason.map(|Json(reason)| reason.reason).filter(|reason| !reason.trim().is_empty());
+fn words(reason: Option<Reason>, default: &str) -> String {
+    let given = reason.map(|reason| reason.reason).filter(|reason| !reason.trim().is_empty());
     given.unwrap_or_else(|| default.to_owned())
 }

@@ -4,6 +4,7 @@ mod admin;
 mod admin_campaigns;
 mod auth;
 mod device;
+mod document;
 mod download;
 mod extract;
 mod page;
@@ -78,6 +79,13 @@ fn routers(backend: &Arc<Backend>) -> (Router, Router, Router) {
     (public::router(Arc::clone(backend)), device::router(Arc::clone(backend)), admin::router(Arc::clone(backend)))
 }
 
+/// Runs what has many steps in a task of its own: a client that goes away does not cut it short.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.map_err(Error::internal("seeing a request through"))?
+}
+
 fn bind(address: SocketAddr) -> Result<(std::net::TcpListener, SocketAddr), Error> {
     let failed = "binding a listener";
     let listener = std::net::TcpListener::bind(address).map_err(Error::internal(failed))?;
@@ -101,5 +109,26 @@ impl Listeners {
         for task in self.tasks {
             let _ = task.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_goes_away_does_not_cut_the_work_short() {
+        let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
+        let (done, seen) = tokio::sync::oneshot::channel();
+        let work = async move {
+            let _ = wait.await;
+            done.send(()).map_err(|()| Error::NotFound("test"))
+        };
+        {
+            let handler = std::pin::pin!(to_its_end(work));
+            assert!(futures_util::poll!(handler).is_pending());
+        }
+        go_on.send(()).unwrap();
+        seen.await.unwrap();
     }
 }

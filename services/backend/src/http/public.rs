@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use tower_http::timeout::TimeoutLayer;
 
 use super::download;
-use super::extract::Body;
+use super::extract::{Body, Params};
 use crate::backend::Backend;
 use crate::error::Error;
 use crate::links::{Link, LinkError};
@@ -31,6 +32,7 @@ pub(super) fn router(backend: Arc<Backend>) -> Router {
         .fallback(super::view::no_such_path)
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT))
         .layer(DefaultBodyLimit::max(MAX_PROVISION_BODY))
+        .layer(map_response(super::view::in_our_form))
         .with_state(backend)
 }
 
@@ -51,10 +53,9 @@ struct LinkQuery {
 async fn download(
     State(backend): State<Arc<Backend>>,
     Path(sha256): Path<String>,
-    query: Result<Query<LinkQuery>, axum::extract::rejection::QueryRejection>,
+    Params(query): Params<LinkQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let Query(query) = query.map_err(|error| Error::Invalid(error.body_text()))?;
     let sha256: Digest = sha256.parse().map_err(|_| Error::NotFound("bundle"))?;
     let link = Link { sha256, device: &query.dev, expires: query.exp };
     backend.link_key.check(&link, &query.sig, backend.clock.now()).map_err(|error| {

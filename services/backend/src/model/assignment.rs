@@ -8,9 +8,9 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AssignmentState {
-    /// Its stage is open; offered with the vehicle's next manifest.
+    /// Its stage is open; offered with the vehicle's next manifest, unless the reason given still stands then.
     Planned,
-    /// Not offered, for the reason given; looked at again with every manifest while the campaign runs.
+    /// Not offered, for the reason given, and not waited for; looked at again with every manifest while the campaign runs.
     Excluded,
     /// The Director has signed it for this vehicle.
     Offered,
@@ -107,6 +107,16 @@ impl AssignmentState {
         matches!(self, Self::Installing | Self::Rebooting | Self::Verifying)
     }
 
+    /// Does an abort or a withdrawn release end it? What has begun goes on to its end, either way.
+    pub fn may_be_recalled(self) -> bool {
+        !self.is_end() && !self.may_have_changed_something()
+    }
+
+    /// Has the vehicle shown, or may it still show, whether the update is good?
+    pub fn tells_of_the_update(self) -> bool {
+        !matches!(self, Self::Excluded | Self::Declined | Self::Cancelled | Self::Superseded)
+    }
+
     /// Counts towards a campaign's stop rule.
     pub fn is_failure(self) -> bool {
         matches!(self, Self::Failed | Self::RolledBack | Self::TimedOut | Self::Refused)
@@ -177,6 +187,9 @@ pub struct Assignment {
     pub reason: String,
     /// When it entered the state.
     pub since: UnixSeconds,
+    /// Since when it counts as a failure, through all states that do.
+    #[serde(default)]
+    pub failed_at: Option<UnixSeconds>,
     /// What the Director signed; empty before the offer.
     #[serde(default)]
     pub plan: Vec<PlanPart>,

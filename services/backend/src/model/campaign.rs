@@ -29,9 +29,10 @@ pub enum Select {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gate {
-    /// Proven successes needed; a smaller stage needs all of its vehicles.
+    /// Proven successes needed; a smaller stage needs all of its vehicles. Those that are excluded, decline, or are cancelled or
+    /// superseded are left out.
     pub min_successes: u64,
-    /// Successes among the finished, in per cent.
+    /// Successes among successes and failures, in per cent; nothing is looked at before there is one of them.
     pub min_success_percent: u8,
 }
 
@@ -307,6 +308,21 @@ pub struct Campaign {
     /// Failures and finished vehicles the operator had seen when resuming: the stop rule counts from there.
     pub acknowledged_failures: u64,
     pub acknowledged_finished: u64,
+    /// When that was.
+    #[serde(default)]
+    pub resumed_at: Option<UnixSeconds>,
+}
+
+impl Campaign {
+    /// A failure since `failed_at` has turned out to be none. If the operator had seen it, it is seen no longer: the next one would
+    /// otherwise hide behind it from the stop rule. Answers whether something changed.
+    pub fn failure_mended(&mut self, failed_at: UnixSeconds) -> bool {
+        let seen = self.acknowledged_failures > 0 && self.resumed_at.is_none_or(|resumed_at| failed_at <= resumed_at);
+        if seen {
+            self.acknowledged_failures = self.acknowledged_failures.saturating_sub(1);
+        }
+        seen
+    }
 }
 
 #[cfg(test)]
@@ -333,6 +349,27 @@ mod tests {
             let (a, b) = (Select::Percent { from: 0, to: cut }, Select::Percent { from: cut, to: 100 });
             prop_assert!(a.takes(&id(), &vin) != b.takes(&id(), &vin));
         }
+    }
+
+    #[test]
+    fn only_a_failure_that_the_operator_had_seen_is_seen_no_longer_when_it_is_mended() {
+        let mut campaign = Campaign {
+            id: id(),
+            spec: serde_json::from_str(r#"{"name":"x","release":"r"}"#).unwrap(),
+            state: CampaignState::Running,
+            reason: String::new(),
+            created_at: 0,
+            started_at: None,
+            ended_at: None,
+            open_stages: 1,
+            acknowledged_failures: 1,
+            acknowledged_finished: 1,
+            resumed_at: Some(100),
+        };
+        assert!(!campaign.failure_mended(101), "it failed after that");
+        assert!(campaign.failure_mended(100));
+        assert_eq!(campaign.acknowledged_failures, 0);
+        assert!(!campaign.failure_mended(100), "no more had been seen");
     }
 
     #[test]

@@ -35,6 +35,32 @@ pub enum Exclusion {
     Dependency(EcuId, String),
 }
 
+impl Exclusion {
+    /// May it pass by itself, by a visit to the workshop or by an operator's word? The vehicle is then still to be waited for. What
+    /// the release says of software that the vehicle has proven to run stays so while the campaign lasts.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NotAuthorised(_)
+            | Self::NotProvisioned
+            | Self::NoReport
+            | Self::NoSoftware(_)
+            | Self::Silent(_)
+            | Self::NoFallback(..) => true,
+            Self::NotPublished(_)
+            | Self::NothingForIt
+            | Self::UpToDate
+            | Self::FromVersion(..)
+            | Self::Downgrade(..)
+            | Self::Dependency(..) => false,
+        }
+    }
+
+    /// Has nothing been heard of the vehicle by which to judge it?
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::NotProvisioned | Self::NoReport)
+    }
+}
+
 /// What the rules look at.
 #[derive(Debug, Clone, Copy)]
 pub struct Fitted<'a> {

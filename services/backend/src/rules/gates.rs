@@ -30,6 +30,11 @@ impl Counts {
         self.sum(AssignmentState::is_failure)
     }
 
+    /// What an abort ends.
+    pub fn recallable(&self) -> u64 {
+        self.sum(AssignmentState::may_be_recalled)
+    }
+
     /// Neither ended nor excluded.
     pub fn open(&self) -> u64 {
         self.sum(|state| !state.is_end() && state != AssignmentState::Excluded)
@@ -53,20 +58,25 @@ pub fn stop_reason(rule: &StopRule, campaign: &Campaign, counts: &Counts) -> Opt
 }
 
 /// May the stage after the one with these counts open?
+///
+/// Vehicles that could not have the update, or whose driver or operator did not want it, say nothing about it: they are neither waited
+/// for nor counted.
 pub fn may_open_next(gate: &Gate, counts: &Counts) -> bool {
     let successes = counts.of(AssignmentState::Succeeded);
-    let excluded = counts.of(AssignmentState::Excluded);
-    let eligible = counts.total().saturating_sub(excluded);
+    let eligible = counts.sum(AssignmentState::tells_of_the_update);
+    let finished = successes.saturating_add(counts.failures());
     let enough = successes >= gate.min_successes.min(eligible);
-    let good = successes.saturating_mul(100) >= counts.finished().saturating_mul(u64::from(gate.min_success_percent));
-    enough && good
+    // A share of nothing is no share: somebody must have finished.
+    let sample = gate.min_success_percent == 0 || finished >= gate.min_successes.max(1).min(eligible);
+    let good = successes.saturating_mul(100) >= finished.saturating_mul(u64::from(gate.min_success_percent));
+    enough && sample && good
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use AssignmentState::{
-        Cancelled, Declined, Excluded, Failed, Installing, Planned, RolledBack, Succeeded, TimedOut,
+        Cancelled, Declined, Excluded, Failed, Installing, Planned, RolledBack, Succeeded, Superseded, TimedOut,
     };
 
     fn counts(of: &[(AssignmentState, u64)]) -> Counts {
@@ -86,6 +96,7 @@ mod tests {
             open_stages: 1,
             acknowledged_failures: seen.0,
             acknowledged_finished: seen.1,
+            resumed_at: None,
         }
     }
     const RULE: StopRule = StopRule { max_failure_percent: 5, min_finished: 20, max_failures: 8 };
@@ -125,5 +136,25 @@ mod tests {
         assert!(may_open_next(&gate, &counts(&[(Succeeded, 2), (Excluded, 3)])));
         assert!(!may_open_next(&gate, &counts(&[(Succeeded, 1), (Planned, 1)])));
         assert!(may_open_next(&gate, &counts(&[])));
+    }
+
+    #[test]
+    fn a_share_of_successes_needs_somebody_who_has_finished() {
+        let gate = Gate { min_successes: 0, min_success_percent: 95 };
+        assert!(!may_open_next(&gate, &counts(&[(Planned, 10)])));
+        assert!(!may_open_next(&gate, &counts(&[(Installing, 9), (Declined, 1)])));
+        assert!(may_open_next(&gate, &counts(&[(Installing, 9), (Succeeded, 1)])));
+        assert!(!may_open_next(&gate, &counts(&[(Installing, 8), (Succeeded, 1), (TimedOut, 1)])));
+        assert!(may_open_next(&gate, &counts(&[])), "nobody to wait for");
+    }
+
+    #[test]
+    fn a_vehicle_that_did_not_want_it_keeps_no_gate_closed() {
+        let gate = Gate { min_successes: 3, min_success_percent: 90 };
+        for unwilling in [Declined, Cancelled, Superseded] {
+            assert!(may_open_next(&gate, &counts(&[(Succeeded, 2), (unwilling, 1)])), "{unwilling}");
+            assert!(!may_open_next(&gate, &counts(&[(Succeeded, 1), (unwilling, 1), (Planned, 1)])), "{unwilling}");
+            assert!(!may_open_next(&gate, &counts(&[(Succeeded, 2), (unwilling, 1), (Failed, 1)])), "{unwilling}");
+        }
     }
 }

@@ -10,7 +10,7 @@ mod write;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use pitstop_types::{CampaignId, UnixSeconds, UpdateId, Vin};
+use pitstop_types::{CampaignId, EcuId, UnixSeconds, UpdateId, Vin};
 
 use crate::model::{
     Assignment, AssignmentState, AuditEntry, Bundle, Campaign, Claim, Ecu, Event, Issued, MetaFile, Release, Role,
@@ -46,6 +46,7 @@ pub enum Change {
     PutRelease(Release),
     PutVehicle(Vehicle),
     PutEcu(Vin, Ecu),
+    RemoveEcu(Vin, EcuId),
     AddClaim(Claim),
     /// Fails the transaction unless the claim is unused: two provisioning requests cannot share a token.
     UseClaim {

@@ -1,6 +1,6 @@
 //! The one write: a list of changes in one transaction.
 
-use pitstop_types::Vin;
+use pitstop_types::{EcuId, Vin};
 use serde::Serialize;
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
@@ -28,6 +28,7 @@ async fn apply_one(db: &mut SqliteConnection, change: Change) -> Result<(), Stor
         Change::PutRelease(release) => put_release(db, &release).await,
         Change::PutVehicle(vehicle) => put_vehicle(db, &vehicle).await,
         Change::PutEcu(vin, ecu) => put_ecu(db, &vin, &ecu).await,
+        Change::RemoveEcu(vin, ecu) => remove_ecu(db, &vin, &ecu).await,
         Change::AddClaim(claim) => add_claim(db, claim).await,
         Change::UseClaim { token_hash, at, issued } => use_claim(db, &token_hash, at, &issued).await,
         Change::PutCampaign(campaign) => put_campaign(db, &campaign).await,
@@ -92,6 +93,12 @@ async fn put_vehicle(db: &mut SqliteConnection, vehicle: &Vehicle) -> Result<(),
 async fn put_ecu(db: &mut SqliteConnection, vin: &Vin, ecu: &Ecu) -> Result<(), StoreError> {
     let sql = "INSERT INTO ecu (vin, ecu, data) VALUES (?1, ?2, ?3) ON CONFLICT (vin, ecu) DO UPDATE SET data = ?3";
     let query = sqlx::query(sql).bind(vin.as_str()).bind(ecu.ecu.as_str()).bind(text("ECU", ecu)?);
+    query.execute(db).await?;
+    Ok(())
+}
+
+async fn remove_ecu(db: &mut SqliteConnection, vin: &Vin, ecu: &EcuId) -> Result<(), StoreError> {
+    let query = sqlx::query("DELETE FROM ecu WHERE vin = ? AND ecu = ?").bind(vin.as_str()).bind(ecu.as_str());
     query.execute(db).await?;
     Ok(())
 }

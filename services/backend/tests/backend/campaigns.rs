@@ -7,10 +7,10 @@ use crate::support::{VIN, facts};
 use crate::{OTHER, offered, with_world};
 
 #[test]
-fn a_vehicle_that_cannot_have_it_is_excluded_with_the_reason() {
+fn a_vehicle_that_cannot_have_it_is_told_apart_with_the_reason() {
     with_world(|world| async move {
         let release = world.release().await;
-        // Runs a version of which no bundle is known: there would be no way back.
+        // Runs a version of which no bundle is known: there would be no way back. It stays planned, a workshop may mend that.
         let mut device = world.device(VIN).await;
         device.runs[1].1 = Some("0.7".into());
         device.report(&world).await;
@@ -19,9 +19,10 @@ fn a_vehicle_that_cannot_have_it_is_excluded_with_the_reason() {
         let mut current = world.device("WP0ZZZ99ZTS392126").await;
         current.set("2.0");
         current.report(&world).await;
-        world.campaign(json!({ "name": "c", "release": release })).await;
+        let campaign = world.campaign(json!({ "name": "c", "release": release })).await;
+        device.report(&world).await;
         let (state, reason) = world.state(VIN).await;
-        assert_eq!(state, "excluded");
+        assert_eq!(state, "planned");
         assert!(reason.contains("no fallback") && reason.contains("bcm"), "{reason}");
         let path = format!("/api/v1/vehicles/{VIN}/eligibility?release={release}");
         let why = world.get(&path).await;
@@ -29,10 +30,38 @@ fn a_vehicle_that_cannot_have_it_is_excluded_with_the_reason() {
         assert_eq!(world.state(OTHER).await.0, "planned");
         let (state, reason) = world.state("WP0ZZZ99ZTS392126").await;
         assert!(state == "excluded" && reason.contains("already"), "{reason}");
+        world.backend.tick().await.unwrap();
+        assert_eq!(
+            world.get(&format!("/api/v1/campaigns/{campaign}")).await["state"],
+            "running",
+            "not every one has ended"
+        );
         // The workshop brought it to a known version: it is looked at again.
         device.runs[1].1 = Some("1.0".into());
         assert!(device.report(&world).await.is_some());
         assert_eq!(world.state(VIN).await.0, "offered");
+    });
+}
+
+#[test]
+fn a_vehicle_that_was_kept_out_all_the_time_is_no_failure_and_the_campaign_ends() {
+    with_world(|world| async move {
+        let release = world.release().await;
+        let mut device = world.device(VIN).await;
+        device.report(&world).await;
+        let blocked = json!({ "authorised": false, "reason": "stolen" });
+        world.post(&format!("/api/v1/vehicles/{VIN}/authorisation"), blocked).await;
+        let campaign = world.campaign(json!({ "name": "c", "release": release })).await;
+        assert_eq!(world.state(VIN).await.0, "planned");
+        world.backend.tick().await.unwrap();
+        let path = format!("/api/v1/campaigns/{campaign}");
+        assert_eq!(world.get(&path).await["state"], "running");
+        world.pass(15 * 86_400);
+        world.backend.tick().await.unwrap();
+        let (state, reason) = world.state(VIN).await;
+        assert!(state == "excluded" && reason.contains("stolen"), "{state}: {reason}");
+        let view = world.get(&path).await;
+        assert_eq!((view["state"].as_str(), view["progress"]["failures"].as_u64()), (Some("done"), Some(0)), "{view}");
     });
 }
 

@@ -5,7 +5,9 @@
 mod campaigns;
 mod content;
 mod devices;
+mod ecus;
 mod operators;
+mod recalls;
 #[path = "../support/mod.rs"]
 mod support;
 mod update;

@@ -4,7 +4,7 @@ use pitstop_types::Vin;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{VIN, World};
+use crate::support::{VIN, World, answer};
 use crate::{many, offered, with_world};
 
 #[test]
@@ -40,6 +40,43 @@ fn operators_need_the_token_and_bad_orders_are_refused_by_name() {
         let huge = world.client().post(format!("{}/api/v1/campaigns", world.admin_url())).bearer_auth(world.token());
         let huge = huge.header("content-type", "application/json").body(vec![b' '; 5 << 20]);
         assert_eq!(huge.send().await.map(|answer| answer.status().as_u16()).unwrap_or(413), 413);
+    });
+}
+
+#[test]
+fn every_error_has_the_one_form_whoever_finds_it() {
+    with_world(|world| async move {
+        let (device, campaign, _) = offered(&world).await;
+        let to = |method, path: &str| {
+            world.client().request(method, format!("{}{path}", world.admin_url())).bearer_auth(world.token())
+        };
+        let pause = format!("/api/v1/campaigns/{campaign}/pause");
+        let json = |body: &'static str| to(Method::POST, &pause).header("content-type", "application/json").body(body);
+        let link = format!("{}/dl/{}?exp=x", world.public_url(), "0".repeat(64));
+        for (request, status) in [
+            (to(Method::GET, "/api/v1/vehicles?limit=x"), 400),
+            (to(Method::GET, "/api/v1/audit?after=-1"), 400),
+            (to(Method::GET, &format!("/api/v1/vehicles/{VIN}/eligibility")), 400),
+            (to(Method::GET, "/api/v1/vehicles/%ff"), 400),
+            (json("{"), 400),
+            (json(r#"{"reason":1}"#), 400),
+            (to(Method::POST, &pause).header("content-type", "text/plain").body("x"), 400),
+            (to(Method::DELETE, &pause), 405),
+            (to(Method::POST, "/healthz"), 405),
+            (device.client.post(format!("{}/v1/device/next", device.url)), 405),
+            (world.client().get(link), 400),
+            (world.client().get(format!("{}/v1/provision", world.public_url())), 405),
+        ] {
+            let (url, method) =
+                request.try_clone().unwrap().build().map(|r| (r.url().clone(), r.method().clone())).unwrap();
+            let (found, answer) = answer(request).await;
+            assert_eq!(found, status, "{method} {url}: {answer}");
+            assert!(
+                answer["error"]["code"].is_string() && answer["error"]["text"].is_string(),
+                "{method} {url}: {answer}"
+            );
+        }
+        assert_eq!(world.get(&format!("/api/v1/campaigns/{campaign}")).await["state"], "running");
     });
 }
 
