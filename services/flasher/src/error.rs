@@ -11,7 +11,9 @@ pub(crate) fn named(failure: &Failure) -> OtaError {
         Failure::Plan(PlanError::NotReplaceable { .. }) | Failure::UnexpectedSoftware { .. } => {
             OtaError::UnexpectedSoftware(text)
         }
-        Failure::Plan(PlanError::PackedCheck { .. }) => OtaError::BadBundle(text),
+        Failure::Plan(PlanError::PackedCheck { .. } | PlanError::SealMissing { .. } | PlanError::DoesNotFit { .. }) => {
+            OtaError::BadBundle(text)
+        }
         Failure::NotResponding { .. } => OtaError::EcuNotResponding(text),
         Failure::Refused { .. } | Failure::WrongAnswer { .. } | Failure::NoKey { .. } => OtaError::EcuRefused(text),
         Failure::CheckFailed { .. } | Failure::WrongAfter { .. } => OtaError::CheckFailed(text),

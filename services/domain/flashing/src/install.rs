@@ -259,8 +259,13 @@ impl Installation {
     }
 
     /// Asks for an end at the next safe point. After the first erase of a single-bank ECU there is none: it would be left without software.
+    /// Nor is there one once a change of bank was permitted.
     pub fn cancel(&mut self) {
         self.cancel = true;
+        // A gate that is about to be asked for leave is the last such point.
+        if matches!(self.state, State::Gate) {
+            self.stop_if_cancelled();
+        }
     }
 
     fn step(&self) -> Option<&Step> {

@@ -96,6 +96,12 @@ pub enum PlanError {
     NotReplaceable { ecu: EcuId, found: String },
     #[error("the segment at {address:#x} is packed; this ECU's check needs a CRC-32 over unpacked memory")]
     PackedCheck { address: u32 },
+    #[error("the profile's seal is the segment at {address:#x}, and this software has none there")]
+    SealMissing { address: u32 },
+    #[error(
+        "the {what} at {address:#x}, {size:#x} bytes long: {address_bytes} address and {size_bytes} size bytes are too few"
+    )]
+    DoesNotFit { what: &'static str, address: u64, size: u64, address_bytes: u8, size_bytes: u8 },
 }
 
 impl TransferPlan {
@@ -118,6 +124,8 @@ impl TransferPlan {
             estimate: Duration::ZERO,
         };
         plan.groups = plan.grouped(input.profile);
+        plan.check_seal(input.profile)?;
+        plan.check_sizes(input.profile)?;
         plan.keep_right_groups();
         plan.estimate = plan.estimated(input.profile);
         Ok(plan)
@@ -172,6 +180,27 @@ impl TransferPlan {
             groups.push(seal);
         }
         groups
+    }
+
+    /// A seal that no segment has would be erased at no time and written at no time: half the software would pass for all of it.
+    fn check_seal(&self, profile: &Profile) -> Result<(), PlanError> {
+        match profile.transfer.seal {
+            Some(address) if !self.segments.iter().any(|segment| segment.address == address) => {
+                Err(PlanError::SealMissing { address })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Cut to the bytes that the profile gives an address, it would name other memory.
+    fn check_sizes(&self, profile: &Profile) -> Result<(), PlanError> {
+        for segment in &self.segments {
+            check_size(profile, "segment", segment.address.into(), segment.memory_length.into())?;
+        }
+        for range in self.groups.iter().filter_map(|group| group.erase) {
+            check_size(profile, "range to erase", range.address, range.size)?;
+        }
+        Ok(())
     }
 
     fn seals(&self, group: &Group) -> bool {
@@ -295,6 +324,16 @@ fn pieces(segment: &Segment, blanks: &[Range<u64>]) -> Vec<Piece> {
         at = at.max(blank.end.min(length));
     }
     out
+}
+
+fn check_size(profile: &Profile, what: &'static str, address: u64, size: u64) -> Result<(), PlanError> {
+    let (address_bytes, size_bytes) = (profile.transfer.address_bytes, profile.transfer.size_bytes);
+    let fits = |value: u64, bytes: u8| value.checked_shr(u32::from(bytes) * 8).unwrap_or(0) == 0;
+    let last = address.saturating_add(size.saturating_sub(1));
+    if fits(last, address_bytes) && fits(size, size_bytes) {
+        return Ok(());
+    }
+    Err(PlanError::DoesNotFit { what, address, size, address_bytes, size_bytes })
 }
 
 fn sectors(segment: &PlannedSegment, sector: u64) -> EraseRange {

@@ -9,7 +9,7 @@ mod step;
 
 use std::time::Duration;
 
-use pitstop_uds::{Did, RoutineId};
+use pitstop_uds::{Did, RoutineId, SessionType};
 
 pub use step::{Step, StepKind};
 
@@ -223,10 +223,16 @@ impl Profile {
         let verify = at(install, |kind| *kind == StepKind::Verify);
         for job in Job::ALL {
             // Leave to disrupt the ECU is asked once it is identified, so nothing may happen before that.
-            let is_session = |step: &&Step| matches!(step.kind, StepKind::Session { reboots: false, .. });
-            let first = self.steps(job).iter().find(|step| !is_session(step));
-            if first.is_some_and(|step| step.kind != StepKind::Identify) {
-                return job_error(job, "begins with its session and an identify step");
+            let is_session = |step: &&Step| match step.kind {
+                StepKind::Session { reboots, session } => !reboots && session != SessionType::Programming,
+                _ => false,
+            };
+            match self.steps(job).iter().find(|step| !is_session(step)).map(|step| &step.kind) {
+                Some(StepKind::Identify) | None => {}
+                Some(StepKind::Session { .. }) => {
+                    return job_error(job, "a session that programs or reboots comes after the identify step");
+                }
+                Some(_) => return job_error(job, "begins with its session and an identify step"),
             }
             let writes = self.steps(job).iter().filter(|step| step.kind == StepKind::Write).count();
             if writes != usize::from(job == install) {
@@ -243,15 +249,24 @@ impl Profile {
             Banks::Dual if verify.is_some() => {
                 job_error(install, "of a dual-bank ECU leaves the running software: no verify step")
             }
-            Banks::Dual => {
-                for job in [Job::Activate, Job::RollBack] {
-                    if at(job, |kind| *kind == StepKind::Verify).is_none() {
-                        return job_error(job, "ends with a verify step");
-                    }
-                }
-                if self.commit.is_empty() { job_error(Job::Commit, "is needed for a dual-bank ECU") } else { Ok(()) }
+            Banks::Dual => self.check_dual_jobs(),
+        }
+    }
+
+    fn check_dual_jobs(&self) -> Result<(), ProfileError> {
+        let job_error = |job: Job, problem| Err(ProfileError::Job { job: job.as_str(), problem });
+        for job in [Job::Activate, Job::RollBack] {
+            if !self.steps(job).iter().any(|step| step.kind == StepKind::Verify) {
+                return job_error(job, "ends with a verify step");
             }
         }
+        // These two are done without leave, maybe while the vehicle drives.
+        for job in [Job::Install, Job::Commit] {
+            if self.steps(job).iter().any(|step| step.kind.restarts_software()) {
+                return job_error(job, "asks nobody for leave, so no step may reset the ECU or start other software");
+            }
+        }
+        if self.commit.is_empty() { job_error(Job::Commit, "is needed for a dual-bank ECU") } else { Ok(()) }
     }
 }
 

@@ -141,10 +141,15 @@ impl Installation {
         State::Leave(Box::new(Ok(Success { identity: self.identity.clone(), already })))
     }
 
-    /// Between two requests, where stopping leaves the ECU with software.
-    fn stop_if_cancelled(&mut self) {
-        let harmless = !self.erased || self.profile.banks == Banks::Dual && self.order.job == Job::Install;
-        if self.cancel && harmless && matches!(self.state, State::Step(_) | State::Pause { .. }) {
+    /// Between two requests, where stopping leaves the ECU with software, and the software it runs.
+    pub(super) fn stop_if_cancelled(&mut self) {
+        let harmless = match self.order.job {
+            Job::Install => !self.erased || self.profile.banks == Banks::Dual,
+            // Once another bank is chosen the next power cycle starts it, with a reset from here or without.
+            Job::Activate | Job::RollBack => !self.permitted,
+            Job::Commit => true,
+        };
+        if self.cancel && harmless && matches!(self.state, State::Gate | State::Step(_) | State::Pause { .. }) {
             self.state = self.fail(Failure::Cancelled { ecu: self.order.ecu.clone() });
         }
     }

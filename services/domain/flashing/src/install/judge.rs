@@ -5,7 +5,7 @@ use pitstop_uds::Response;
 use super::write::Writer;
 use super::{Failure, Installation, State, StepState};
 use crate::profile::{Job, Security, StepKind};
-use crate::{EcuIdentity, HexBytes, PlanInput, TransferPlan};
+use crate::{Banks, EcuIdentity, HexBytes, PlanInput, TransferPlan};
 
 impl Installation {
     /// Zero seed: unlocked already (ISO 14229-1, SecurityAccess).
@@ -80,33 +80,42 @@ impl Installation {
             }));
         }
         let runs_target = self.identity.runs(&self.order.target);
-        match self.order.job {
-            // What a cut try had reached already is success, whoever reached it.
-            Job::Install | Job::Activate if runs_target => return self.succeeded(true),
-            // The other bank may be chosen for the next start still: a cut between activating and the reset.
-            Job::RollBack if runs_target => {
-                self.stays = true;
-                return self.next_step();
-            }
-            _ => {}
+        if runs_target && self.version_suffices() {
+            return self.succeeded(true);
         }
-        if let Err(failure) = self.check_expected(runs_target) {
-            return self.fail(failure);
-        }
-        match self.prepare_writer() {
+        // The other bank may be chosen for the next start still: a cut between activating and the reset. Asked anew at each start
+        // of the job: the ECU may have started into that bank meanwhile.
+        self.stays = runs_target && self.order.job == Job::RollBack;
+        let ready = self.check_expected(runs_target).and_then(|()| self.prepare_writer());
+        match ready {
             Ok(()) if !self.permitted => State::Gate,
             Ok(()) => self.next_step(),
             Err(failure) => self.fail(failure),
         }
     }
 
+    /// Whether an ECU that names the wanted software has all of it: what a cut try had reached already is success, whoever reached
+    /// it. Where the running bank was written, the name may have come before the rest, so the segments are asked.
+    fn version_suffices(&self) -> bool {
+        match self.order.job {
+            Job::Install => self.profile.banks == Banks::Dual || !self.may_have_written(),
+            Job::Activate => true,
+            Job::Commit | Job::RollBack => false,
+        }
+    }
+
+    /// This job, or one before it that was cut, was let through to the flash.
+    fn may_have_written(&self) -> bool {
+        self.erased || self.order.resumed
+    }
+
     fn check_expected(&self, runs_target: bool) -> Result<(), Failure> {
-        let own_doing = self.erased || self.order.resumed;
         let fits = match (&self.order.expected, &self.identity.version) {
             _ if self.order.job == Job::Commit => runs_target,
+            _ if self.stays => true,
             (None, _) => true,
-            (Some(expected), Some(found)) => expected == found,
-            (Some(_), None) => own_doing,
+            (Some(expected), Some(found)) => expected == found || runs_target && self.may_have_written(),
+            (Some(_), None) => self.may_have_written(),
         };
         if fits {
             return Ok(());

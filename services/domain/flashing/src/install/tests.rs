@@ -130,6 +130,50 @@ fn what_runs_already_is_left_alone() {
 }
 
 #[test]
+fn the_version_alone_does_not_end_a_job_after_one_that_was_cut() {
+    let mut ecu = FakeEcu::running("2.0", false);
+    ecu.banks[0].retain(|at, _| *at >= SEAL || *at < FIRMWARE + 1000);
+    let (order, payload) = order(Job::Install, "1.0", "2.0");
+    let mut machine = Installation::new(Order { resumed: true, ..order.clone() }, profile(false));
+    let success = drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap().expect("mends it");
+    assert!(!success.already);
+    assert_new(&ecu, 0);
+    // Of one that has it all, nothing is written; it is reset into what was checked.
+    let erases = ecu.erases;
+    let mut machine = Installation::new(Order { resumed: true, ..order }, profile(false));
+    drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap().expect("is whole");
+    assert_eq!((ecu.erases, ecu.version().as_deref()), (erases, Some("2.0")));
+}
+
+#[test]
+fn the_version_alone_does_not_end_a_job_that_has_erased() {
+    for at in 1..=undisturbed(false) {
+        let mut ecu = FakeEcu::running("1.0", false);
+        ecu.faults.insert(at, Fault::Reset);
+        let (mut order, payload) = order(Job::Install, "1.0", "2.0");
+        // The segment that names the version comes before the firmware, as it does where no seal is known.
+        order.content.as_mut().unwrap().seal = Some(FIRMWARE);
+        let mut machine = Installation::new(order, profile(false));
+        let end = drive(&mut machine, &mut ecu, &payload, MANY, true).expect("ends");
+        assert!(end.is_ok() || ecu.version().as_deref() != Some("2.0"), "reset at {at}: {end:?}");
+        if end.is_ok() {
+            assert_new(&ecu, 0);
+        }
+    }
+}
+
+#[test]
+fn a_dual_bank_ecu_that_runs_the_wanted_software_keeps_its_way_back() {
+    for job in [Job::Install, Job::Activate] {
+        let mut ecu = FakeEcu::running("2.0", true);
+        let (order, payload) = order(job, "1.0", "2.0");
+        let mut machine = Installation::new(Order { resumed: true, ..order }, profile(true));
+        assert!(drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap().expect("succeeds").already);
+        assert!((ecu.erases, ecu.active) == (0, 0) && !ecu.log.contains(&"10 02".to_owned()), "{:?}", ecu.log);
+    }
+}
+
+#[test]
 fn another_ecu_than_expected_is_refused_before_anything_is_erased() {
     let mut ecu = FakeEcu::running("1.5", false);
     assert!(matches!(run(Job::Install, "1.0", "2.0", &mut ecu), Err(Failure::UnexpectedSoftware { .. })));
@@ -163,6 +207,36 @@ fn what_was_activated_and_not_started_yet_is_taken_back_without_a_reset() {
     let mut ecu = FakeEcu::running("1.0", true);
     run(Job::RollBack, "1.0", "1.0", &mut ecu).expect("rolls back");
     assert!(ecu.log.contains(&"31 01 F0 12".to_owned()) && !ecu.log.contains(&"11 01".to_owned()), "{:?}", ecu.log);
+}
+
+#[test]
+fn taking_back_what_was_activated_needs_leave() {
+    let mut ecu = FakeEcu::running("1.0", true);
+    let (order, payload) = order(Job::RollBack, "1.0", "1.0");
+    let mut machine = Installation::new(order, profile(true));
+    let end = drive(&mut machine, &mut ecu, &payload, MANY, false);
+    assert!(matches!(end, Some(Err(Failure::Denied { .. }))));
+    assert_eq!(ecu.log, ["10 03", "22 F1 91", "22 F1 88", "22 F1 89", "22 F1 8C", "10 01"]);
+}
+
+#[test]
+fn an_ecu_that_starts_into_the_other_bank_while_it_is_rolled_back_is_reset_as_well() {
+    let mut ecu = FakeEcu::running("1.0", true);
+    run(Job::Install, "1.0", "2.0", &mut ecu).expect("stages");
+    run(Job::Activate, "1.0", "2.0", &mut ecu).expect("activates");
+    // As if it had not been started since: the old software runs.
+    ecu.active = 0;
+    ecu.log.clear();
+    let (mut order, payload) = order(Job::RollBack, "1.0", "1.0");
+    order.expected = None;
+    let mut machine = Installation::new(order, profile(true));
+    while ecu.log.last().is_none_or(|line| line != "10 02") {
+        drive(&mut machine, &mut ecu, &payload, 1, true);
+    }
+    ecu.active = 1;
+    ecu.faults.insert(ecu.requests + 1, Fault::Reset);
+    drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap().expect("rolls back");
+    assert!(ecu.active == 0 && ecu.log.contains(&"11 01".to_owned()), "{:?}", ecu.log);
 }
 
 #[test]
@@ -291,6 +365,28 @@ fn cancelling_stops_before_the_first_erase_and_not_after() {
         let end = drive(&mut machine, &mut ecu, &payload, MANY - 1, true).unwrap();
         assert_eq!(matches!(end, Err(Failure::Cancelled { .. })), cancelled, "{end:?}");
         assert_eq!(ecu.version().as_deref(), Some(if cancelled { "1.0" } else { "2.0" }));
+    }
+}
+
+#[test]
+fn a_change_of_bank_is_cancelled_before_the_leave_and_not_after() {
+    let mut staged = FakeEcu::running("1.0", true);
+    run(Job::Install, "1.0", "2.0", &mut staged).expect("stages");
+    for acts in 0..14 {
+        let mut ecu = FakeEcu::running("1.0", true);
+        ecu.banks.clone_from(&staged.banks);
+        let (order, payload) = order(Job::Activate, "1.0", "2.0");
+        let mut machine = Installation::new(order, profile(true));
+        let mut permitted = false;
+        for _ in 0..acts {
+            permitted |= matches!(machine.poll_act(), Act::Permit(_));
+            assert!(drive(&mut machine, &mut ecu, &payload, 1, true).is_none());
+        }
+        machine.cancel();
+        let end = drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap();
+        assert_eq!(matches!(end, Err(Failure::Cancelled { .. })), !permitted, "after {acts} acts: {end:?}");
+        assert_eq!(ecu.version().as_deref(), Some(if permitted { "2.0" } else { "1.0" }), "after {acts} acts");
+        assert!(permitted || !ecu.log.contains(&"31 01 F0 10".to_owned()), "after {acts} acts: {:?}", ecu.log);
     }
 }
 

@@ -7,10 +7,11 @@ use super::*;
 
 const PROFILE: &str = include_str!("../../../../../rootfs-overlay/usr/lib/pitstop/profiles/bcm.toml");
 
+/// Of the segments here the one that seals, if it is there.
+const SEAL: u32 = 0x9000;
+
 fn profile() -> Profile {
-    let mut profile = Profile::read(PROFILE).expect("shipped profile");
-    profile.transfer.seal = Some(0x9000);
-    profile
+    Profile::read(PROFILE).expect("shipped profile")
 }
 
 fn description(segments: &[(u32, u32)]) -> Description {
@@ -31,14 +32,25 @@ fn identity() -> EcuIdentity {
 }
 
 fn plan(description: &Description, blanks: &[Vec<Range<u64>>], right: &[bool]) -> Result<TransferPlan, PlanError> {
+    let mut profile = profile();
+    profile.transfer.seal = description.segments.iter().map(|segment| segment.address).find(|at| *at == SEAL);
+    plan_with(&profile, description, blanks, right)
+}
+
+fn plan_with(
+    profile: &Profile,
+    description: &Description,
+    blanks: &[Vec<Range<u64>>],
+    right: &[bool],
+) -> Result<TransferPlan, PlanError> {
     let (ecu, hardware) = (EcuId::new("bcm").unwrap(), HardwareId::new("bcm-a1").unwrap());
-    let (profile, identity) = (profile(), identity());
+    let identity = identity();
     TransferPlan::new(&PlanInput {
         ecu: &ecu,
         hardware: &hardware,
         description,
         blanks,
-        profile: &profile,
+        profile,
         identity: &identity,
         seal: None,
         right,
@@ -75,6 +87,34 @@ fn the_wrong_ecu_gets_no_plan() {
     assert!(plan(&description, &[], &[]).is_ok());
     description.segments[0].data_format = 0x10;
     assert_eq!(plan(&description, &[], &[]), Err(PlanError::PackedCheck { address: 0 }));
+}
+
+#[test]
+fn a_seal_that_is_no_segment_gives_no_plan() {
+    let mut profile = profile();
+    profile.transfer.seal = Some(SEAL);
+    let plan = |segments: &[(u32, u32)]| plan_with(&profile, &description(segments), &[], &[]);
+    assert!(plan(&[(0x8000, 64), (SEAL, 64)]).is_ok());
+    assert_eq!(plan(&[(0x8000, 0x2000)]), Err(PlanError::SealMissing { address: SEAL }));
+}
+
+#[test]
+fn memory_that_the_profile_has_too_few_bytes_for_gives_no_plan() {
+    let mut profile = profile();
+    (profile.transfer.address_bytes, profile.transfer.size_bytes) = (3, 2);
+    let what = |profile: &Profile, segment: (u32, u32)| match plan_with(profile, &description(&[segment]), &[], &[]) {
+        Ok(_) => "fits",
+        Err(PlanError::DoesNotFit { what, .. }) => what,
+        Err(other) => panic!("{other}"),
+    };
+    assert_eq!(what(&profile, (0xFF_F000, 0x1000)), "fits");
+    // Cut to three bytes it would be 0x00_8000.
+    assert_eq!(what(&profile, (0x0800_8000, 64)), "segment");
+    assert_eq!(what(&profile, (0xFF_F000, 0x1001)), "segment", "it ends beyond");
+    assert_eq!(what(&profile, (0, 0x1_0000)), "segment", "its size needs three bytes");
+    assert_eq!(what(&profile, (0, 0xFFFF)), "range to erase", "whole sectors need three bytes");
+    (profile.transfer.address_bytes, profile.transfer.size_bytes) = (4, 4);
+    assert_eq!(what(&profile, (0xFFFF_0000, 0xF000)), "fits");
 }
 
 proptest! {

@@ -278,6 +278,14 @@ impl FileCheck {
                 problem: "a check without a status checks nothing",
             });
         }
+        // Otherwise it vouches for whatever is there: nothing would be sent, and what an earlier update left be started.
+        let tells_apart = [OptionField::Address, OptionField::Crc32].iter().all(|field| self.option.contains(field));
+        if self.before && !tells_apart {
+            return Err(ProfileError::Value {
+                key: "check.before",
+                problem: "needs address and crc32 in check.option",
+            });
+        }
         Ok(Check {
             routine: RoutineId(self.routine),
             option: option_fields("check.option", self.option)?,

@@ -1,7 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use pitstop_uds::{Addressing, Did, Request as UdsRequest, ResetType, RoutineId, SessionType};
+use pitstop_uds::{Addressing, Did, Request as UdsRequest, ResetType, RoutineId, ServiceId, SessionType};
 
 use crate::HexBytes;
 
@@ -52,6 +52,23 @@ impl StepKind {
             Self::Write => "write",
             Self::Reset { .. } => "reset",
             Self::Verify => "verify",
+        }
+    }
+
+    /// Whether the ECU may stop working as it does now. What a raw 10 or 11 does is not known here, so it counts.
+    pub(super) fn restarts_software(&self) -> bool {
+        match self {
+            Self::Session { reboots, .. } => *reboots,
+            Self::Request { request, .. } => {
+                matches!(request.service(), ServiceId::DiagnosticSessionControl | ServiceId::EcuReset)
+            }
+            Self::Reset { .. } => true,
+            Self::Identify
+            | Self::Routine { .. }
+            | Self::Unlock
+            | Self::Fingerprint { .. }
+            | Self::Write
+            | Self::Verify => false,
         }
     }
 }

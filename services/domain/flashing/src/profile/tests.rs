@@ -108,6 +108,55 @@ fn a_dual_bank_profile_needs_a_way_back_and_forward() {
     );
 }
 
+/// `ADAS` with `step` put before the first one of `after` in `job`.
+fn adas_with(job: &str, after: &str, step: &str) -> String {
+    let (head, tail) = ADAS.split_once(&format!("{job} = [")).unwrap();
+    let tail = tail.replacen(after, &format!("{{ {step} }},\n  {after}"), 1);
+    format!("{head}{job} = [{tail}")
+}
+
+#[test]
+fn what_is_done_without_leave_does_not_restart_the_ecu() {
+    let routine = "{ step = \"routine\"";
+    let restarts = [
+        "step = \"reset\"",
+        "step = \"session\", session = 0x02, reboots = true",
+        "step = \"request\", bytes = \"11 01\"",
+        "step = \"request\", bytes = \"11 81\"",
+        "step = \"request\", bytes = \"10 02\"",
+    ];
+    for step in restarts {
+        for job in ["install", "commit"] {
+            let reason = "asks nobody for leave, so no step may reset the ECU or start other software";
+            assert_eq!(refusal(&adas_with(job, routine, step)), format!("{job}: {reason}"), "{step}");
+        }
+        for job in ["activate", "roll_back"] {
+            assert!(Profile::read(&adas_with(job, routine, step)).is_ok(), "{job} {step}");
+        }
+    }
+    assert!(Profile::read(&adas_with("install", routine, "step = \"request\", bytes = \"85 01\"")).is_ok());
+}
+
+#[test]
+fn nothing_is_programmed_before_the_ecu_is_identified() {
+    for step in ["step = \"session\", session = 0x02", "step = \"session\", session = 0x03, reboots = true"] {
+        for job in ["activate", "roll_back"] {
+            let reason = "a session that programs or reboots comes after the identify step";
+            let text = adas_with(job, "{ step = \"identify\"", step);
+            assert_eq!(refusal(&text), format!("{job}: {reason}"), "{step}");
+        }
+    }
+}
+
+#[test]
+fn a_check_before_writing_tells_the_wanted_software_from_any_other() {
+    for option in ["[\"address\", \"size\"]", "[\"size\", \"crc32\"]", "[]"] {
+        let text = BCM.replacen("[\"address\", \"size\", \"crc32\"]", option, 1);
+        assert_eq!(refusal(&text), "check.before: needs address and crc32 in check.option", "{option}");
+        assert!(Profile::read(&text.replacen("before = true", "before = false", 1)).is_ok(), "{option}");
+    }
+}
+
 #[test]
 fn a_profile_must_not_silence_what_undo_depends_on() {
     let profile = Profile::read(BCM).unwrap();

@@ -33,6 +33,7 @@ pub(super) fn check_act(profile: &Profile, segment: &PlannedSegment) -> Act {
 
 fn option_record(profile: &Profile, fields: &[OptionField], address: u64, size: u64, crc32: u32) -> Vec<u8> {
     let (address_bytes, size_bytes) = (profile.transfer.address_bytes, profile.transfer.size_bytes);
+    // Nothing is lost: a plan has no address and no size that needs more bytes.
     let low = |value: u64, count: u8| {
         value.to_be_bytes().into_iter().skip(8usize.saturating_sub(count.into())).collect::<Vec<u8>>()
     };
