@@ -18,7 +18,7 @@ use std::sync::Arc;
 use common::{Content, Stand, overlay};
 use pitstop_ecu_sim::{Options, Software};
 use pitstop_flasher::adapters::CanLinks;
-use pitstop_flasher::ports::Role;
+use pitstop_flasher::ports::{Links, Role};
 use pitstop_flashing::Vehicle;
 use pitstop_store::cut::Disk;
 use pitstop_types::{EcuId, SoftwareVersion};
@@ -98,6 +98,24 @@ async fn all_four_ecus_are_flashed_at_once_over_their_own_buses() {
         stand.end(flasher.roll_back(U, ecu, 1).await).await.unwrap_or_else(|error| panic!("{ecu}: {error:?}"));
     }
     assert_eq!(versions(&stand).await, ECUS.map(|ecu| (ecu.to_owned(), OLD.to_owned())).into());
+}
+
+#[tokio::test]
+async fn an_ecu_for_which_no_tester_address_is_left_is_refused() {
+    let text = std::fs::read_to_string(overlay().join("etc/pitstop/vehicle.toml")).unwrap();
+    let text = text.replace("link = \"tcp:127.0.0.1:13400\"", "link = \"tcp:127.0.0.1:1\"\ntester = 0xFFFF");
+    let vehicle = Vehicle::read(&text).unwrap();
+    let profiles =
+        pitstop_flasher::config::profiles(&overlay().join("usr/lib/pitstop/profiles"), &vehicle, &[]).unwrap();
+    let links = CanLinks::new(Path::new("/nowhere").to_owned(), &vehicle);
+    let mut refused = BTreeMap::new();
+    for ecu in vehicle.ecus.values() {
+        let opened = links.open(&vehicle.buses[&ecu.bus], ecu, &profiles[&ecu.profile]).await;
+        refused.insert(ecu.id.as_str(), opened.err().map(|error| error.to_string()));
+    }
+    let what = refused.remove("tpms").unwrap().expect("a refusal");
+    assert!(what.contains("no tester address left for tpms"), "{what}");
+    assert_eq!(refused, [("adas", None), ("bcm", None), ("gateway", None)].into());
 }
 
 async fn versions(stand: &Stand) -> BTreeMap<String, String> {

@@ -117,7 +117,9 @@ struct InFlight {
 #[derive(Debug, Clone, Copy)]
 enum Wait {
     /// The link has the bytes and has not said that they are out.
-    Sending,
+    Sending {
+        until: Monotonic,
+    },
     Answer {
         until: Monotonic,
     },
@@ -155,9 +157,10 @@ impl ClientSession {
     }
 
     /// Turns tester present on or off. Leave it off in the default session, which never ends.
-    pub fn keep_alive(&mut self, now: Monotonic, on: bool) {
+    ///
+    /// S3client runs from the last message, not from here: whoever waits in many short turns keeps the session alive too.
+    pub fn keep_alive(&mut self, on: bool) {
         self.keep_alive = on;
-        self.last_activity = now;
     }
 
     pub fn is_idle(&self) -> bool {
@@ -183,9 +186,9 @@ impl ClientSession {
             return Err(RequestRefused::UnderWay);
         }
         let suppressed = Request::suppresses_response(&pdu);
-        let wait = Wait::Sending;
+        let wait = Wait::Sending { until: now + limits.total };
         self.current = Some(InFlight { addressing, pdu, suppressed, limits, started: now, sent: 0, pending: 0, wait });
-        self.transmit_current();
+        self.transmit_current(now);
         Ok(())
     }
 
@@ -194,7 +197,7 @@ impl ClientSession {
         self.last_activity = now;
         let p2 = self.server.p2 + self.timing.margin;
         if let Some(current) = &mut self.current
-            && matches!(current.wait, Wait::Sending)
+            && matches!(current.wait, Wait::Sending { .. })
         {
             current.wait = Wait::Answer { until: now + p2 };
         }
@@ -240,8 +243,10 @@ impl ClientSession {
     pub fn handle_timeout(&mut self, now: Monotonic) {
         let Some(current) = &self.current else { return self.keep_alive_if_due(now) };
         match current.wait {
+            // A link that cannot say that a request is out for all the request's time is no better than a lost one.
+            Wait::Sending { until } if until <= now => self.handle_lost(),
             Wait::Answer { until } if until <= now => self.answer_overdue(now),
-            Wait::Pause { until } if until <= now => self.transmit_current(),
+            Wait::Pause { until } if until <= now => self.transmit_current(now),
             _ => {}
         }
     }
@@ -257,8 +262,7 @@ impl ClientSession {
     pub fn poll_timeout(&self) -> Option<Monotonic> {
         match &self.current {
             Some(current) => match current.wait {
-                Wait::Sending => None,
-                Wait::Answer { until } | Wait::Pause { until } => Some(until),
+                Wait::Sending { until } | Wait::Answer { until } | Wait::Pause { until } => Some(until),
             },
             None => self.keep_alive.then(|| self.last_activity + self.timing.s3_client),
         }
@@ -268,9 +272,10 @@ impl ClientSession {
         if let Response::DiagnosticSessionControl { timing: Some(timing), .. } = &response {
             self.server = *timing;
         }
-        let functional = self.current.as_ref().is_some_and(|c| c.addressing == Addressing::Functional);
-        if !functional {
-            self.current = None;
+        match &mut self.current {
+            // Others may answer too; what was pending has come, so that silence from now on is no missing answer.
+            Some(current) if current.addressing == Addressing::Functional => current.pending = 0,
+            _ => self.current = None,
         }
         self.events.push_back(ClientEvent::Response(response));
     }
@@ -290,7 +295,7 @@ impl ClientSession {
             return self.events.push_back(ClientEvent::Silent);
         }
         if current.sent <= limits.repeats {
-            return self.transmit_current();
+            return self.transmit_current(now);
         }
         self.fail(ClientError::NoAnswer { service, times: current.sent });
     }
@@ -302,10 +307,10 @@ impl ClientSession {
         }
     }
 
-    fn transmit_current(&mut self) {
+    fn transmit_current(&mut self, now: Monotonic) {
         if let Some(current) = &mut self.current {
             current.sent = current.sent.saturating_add(1);
-            current.wait = Wait::Sending;
+            current.wait = Wait::Sending { until: now + current.limits.total };
             self.transmits.push_back(Transmit { addressing: current.addressing, pdu: current.pdu.clone() });
         }
     }

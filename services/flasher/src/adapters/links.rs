@@ -36,7 +36,7 @@ impl CanLinks {
         for bus in vehicle.buses.values() {
             let BusKind::Doip { tester } = bus.kind else { continue };
             let ecus = vehicle.ecus.values().filter(|ecu| ecu.bus == bus.name);
-            testers.extend((tester..).zip(ecus).map(|(address, ecu)| (ecu.id.clone(), address)));
+            testers.extend((tester..=u16::MAX).zip(ecus).map(|(address, ecu)| (ecu.id.clone(), address)));
         }
         Self { root, testers }
     }
@@ -46,11 +46,19 @@ impl CanLinks {
 impl Links for CanLinks {
     async fn open(&self, bus: &Bus, ecu: &Ecu, profile: &Profile) -> Result<Box<dyn EcuLink>, OtaError> {
         let address = bus.link.parse::<LinkAddress>().map_err(|e| OtaError::InvalidArgument(e.to_string()))?;
+        let tester = match (bus.kind, self.testers.get(&ecu.id)) {
+            (_, Some(tester)) => *tester,
+            (BusKind::Doip { .. }, None) => {
+                let what = format!("bus {} has no tester address left for {}", bus.name, ecu.id);
+                return Err(OtaError::InvalidArgument(what));
+            }
+            (_, None) => 0,
+        };
         let way = Way {
             link: address.below(&self.root),
             kind: bus.kind,
             ecu: ecu.clone(),
-            tester: self.testers.get(&ecu.id).copied().unwrap_or_default(),
+            tester,
             timing: ClientTiming {
                 p2: profile.timing.p2,
                 p2_star: profile.timing.p2_star,

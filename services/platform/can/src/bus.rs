@@ -31,6 +31,8 @@ pub enum CanError {
     NotCan { link: LinkAddress },
     #[error("{bus} carries no CAN FD frames")]
     NoFd { bus: String },
+    #[error("{bus} did not take a frame in time")]
+    NotSent { bus: String },
     #[error("{bus}: a receiver was too slow and lost frames")]
     Lagged { bus: String },
     #[error(transparent)]
@@ -59,12 +61,33 @@ struct Subscriber {
 /// A frame for a backend to send and then to confirm.
 pub(crate) struct Outgoing {
     pub(crate) frame: CanFrame,
-    pub(crate) sent: oneshot::Sender<()>,
+    sent: oneshot::Sender<Result<(), CanError>>,
+    withdrawable: bool,
+}
+
+impl Outgoing {
+    /// Who sent it has given up: it must not reach the bus any more.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.withdrawable && self.sent.is_closed()
+    }
+
+    /// Completes when [`Outgoing::is_withdrawn`]. Cancel safe.
+    pub(crate) async fn withdrawn(&mut self) {
+        match self.withdrawable {
+            true => self.sent.closed().await,
+            false => std::future::pending().await,
+        }
+    }
+
+    pub(crate) fn settle(self, outcome: Result<(), CanError>) {
+        // Who sent it need not wait for it.
+        let _ = self.sent.send(outcome);
+    }
 }
 
 /// A backend's end of a bus.
 pub(crate) struct Wire {
-    pub(crate) outgoing: mpsc::Receiver<Outgoing>,
+    outgoing: mpsc::Receiver<Outgoing>,
     shared: Arc<Shared>,
 }
 
@@ -96,14 +119,34 @@ impl CanBus {
     }
 
     /// Queues a frame, waiting for room; the answer completes when the frame was on the bus (on backends that cannot tell: when
-    /// it was handed over). Frames of one caller keep their order.
+    /// it was handed over). Frames of one caller keep their order; a frame whose answer is dropped is sent all the same.
     pub async fn send(&self, frame: CanFrame) -> Result<Sent, CanError> {
         if frame.is_fd() && !self.shared.fd {
             return Err(CanError::NoFd { bus: self.shared.name.clone() });
         }
+        let (outgoing, sent) = self.outgoing(frame, false);
+        self.outgoing.send(outgoing).await.map_err(|_| self.shared.closed())?;
+        Ok(sent)
+    }
+
+    /// Room for one frame, once there is some. Cancel safe.
+    pub(crate) async fn room(&self) -> Result<Room<'_>, CanError> {
+        let place = self.outgoing.reserve().await.map_err(|_| self.shared.closed())?;
+        Ok(Room { bus: self, place })
+    }
+
+    /// Room for one frame, if there is some now.
+    pub(crate) fn try_room(&self) -> Result<Option<Room<'_>>, CanError> {
+        match self.outgoing.try_reserve() {
+            Ok(place) => Ok(Some(Room { bus: self, place })),
+            Err(mpsc::error::TrySendError::Full(())) => Ok(None),
+            Err(mpsc::error::TrySendError::Closed(())) => Err(self.shared.closed()),
+        }
+    }
+
+    fn outgoing(&self, frame: CanFrame, withdrawable: bool) -> (Outgoing, Sent) {
         let (sent, confirmed) = oneshot::channel();
-        self.outgoing.send(Outgoing { frame, sent }).await.map_err(|_| self.shared.closed())?;
-        Ok(Sent { confirmed, bus: self.shared.name.clone() })
+        (Outgoing { frame, sent, withdrawable }, Sent { confirmed, bus: self.shared.name.clone() })
     }
 
     /// Receives frames with these identifiers from now on; `None`: all. Own frames do not come back.
@@ -119,6 +162,21 @@ impl CanBus {
     }
 }
 
+/// A place in the queue of frames to send.
+pub(crate) struct Room<'a> {
+    bus: &'a CanBus,
+    place: mpsc::Permit<'a, Outgoing>,
+}
+
+impl Room<'_> {
+    /// Queues a frame that the bus can carry. Dropping the answer takes the frame back, as long as it has not left for the bus.
+    pub(crate) fn send(self, frame: CanFrame) -> Sent {
+        let (outgoing, sent) = self.bus.outgoing(frame, true);
+        self.place.send(outgoing);
+        sent
+    }
+}
+
 impl Shared {
     fn subscribers(&self) -> std::sync::MutexGuard<'_, Vec<Subscriber>> {
         // A panic elsewhere leaves the list whole: pushes and removals are single steps.
@@ -131,6 +189,30 @@ impl Shared {
 }
 
 impl Wire {
+    /// The next frame to send. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Outgoing> {
+        loop {
+            let outgoing = self.outgoing.recv().await?;
+            if !outgoing.is_withdrawn() {
+                return Some(outgoing);
+            }
+        }
+    }
+
+    /// The next frame to send, if one waits.
+    pub(crate) fn try_next(&mut self) -> Option<Outgoing> {
+        std::iter::from_fn(|| self.outgoing.try_recv().ok()).find(|outgoing| !outgoing.is_withdrawn())
+    }
+
+    /// The bus takes nothing: this frame and all that wait behind it are old when it does again, and are dropped.
+    pub(crate) fn refuse(&mut self, first: Outgoing) {
+        let mut next = Some(first);
+        while let Some(outgoing) = next {
+            outgoing.settle(Err(CanError::NotSent { bus: self.shared.name.clone() }));
+            next = self.try_next();
+        }
+    }
+
     /// Hands a received frame to whoever asked for its identifier.
     pub(crate) fn deliver(&self, frame: CanFrame) {
         self.shared.subscribers().retain(|subscriber| {
@@ -159,7 +241,7 @@ impl Drop for Wire {
 
 /// Completes when the frame was on the bus.
 pub struct Sent {
-    confirmed: oneshot::Receiver<()>,
+    confirmed: oneshot::Receiver<Result<(), CanError>>,
     bus: String,
 }
 
@@ -168,7 +250,7 @@ impl Future for Sent {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let confirmed = Pin::new(&mut self.confirmed).poll(context);
-        confirmed.map(|result| result.map_err(|_| CanError::Closed { bus: self.bus.clone() }))
+        confirmed.map(|result| result.unwrap_or_else(|_| Err(CanError::Closed { bus: self.bus.clone() })))
     }
 }
 

@@ -66,7 +66,7 @@ impl DiagnosticClient {
 
     /// Turns tester present on or off while [`DiagnosticClient::idle`] waits.
     pub fn keep_alive(&mut self, on: bool) {
-        self.session.keep_alive(self.now(), on);
+        self.session.keep_alive(on);
     }
 
     /// Waits `time`, keeping the session alive; messages that come meanwhile are dropped.
@@ -90,7 +90,7 @@ impl DiagnosticClient {
     pub async fn reopen(&mut self) -> Result<(), DiagnosticError> {
         self.session.handle_lost();
         while self.session.poll_event().is_some() {}
-        self.session.keep_alive(self.now(), false);
+        self.session.keep_alive(false);
         Ok(self.link.reopen().await?)
     }
 
@@ -134,7 +134,17 @@ impl DiagnosticClient {
 
     async fn flush(&mut self) -> Result<(), DiagnosticError> {
         while let Some(Transmit { addressing, pdu }) = self.session.poll_transmit() {
-            let sent = self.link.send(addressing, &pdu).await;
+            let limit = self.deadline();
+            let send = self.link.send(addressing, &pdu);
+            let sent = match limit {
+                Some(at) => tokio::time::timeout_at(at, send).await,
+                None => Ok(send.await),
+            };
+            let Ok(sent) = sent else {
+                // Links have limits of their own; this one holds whatever they do. The session ends the request.
+                self.session.handle_timeout(self.now());
+                return Ok(());
+            };
             self.keep_or_fail(sent)?;
             self.session.handle_sent(self.now());
         }
@@ -158,3 +168,6 @@ impl DiagnosticClient {
         self.origin.elapsed()
     }
 }
+
+#[cfg(test)]
+mod tests;

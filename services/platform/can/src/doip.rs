@@ -172,6 +172,7 @@ impl DiagnosticLink for DoipConnection {
         let (ready, activated) = oneshot::channel();
         let driver = Driver {
             stream,
+            write_time: self.settings.tester.ack_time,
             tester: Tester::new(Duration::ZERO, self.settings.tester),
             origin,
             target: self.settings.target,
@@ -196,6 +197,8 @@ impl DiagnosticLink for DoipConnection {
 
 struct Driver {
     stream: TcpStream,
+    /// A message that is not even written in the time for its acknowledgement is lost.
+    write_time: Duration,
     tester: Tester,
     origin: Instant,
     target: LogicalAddress,
@@ -209,6 +212,10 @@ impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<Command>) {
         let outcome = self.drive(&mut orders).await;
         if let Err(refusal) = outcome {
+            if matches!(refusal, Refusal::Tester(TesterError::NoAck)) {
+                // What the entity has not taken by now must not reach it later, when nobody stands behind it any more.
+                let _ = self.stream.set_zero_linger();
+            }
             self.settle(Err(refusal));
         }
     }
@@ -217,7 +224,8 @@ impl Driver {
         let mut buffer = vec![0; 0x1_0000];
         loop {
             while let Some(bytes) = self.tester.poll_transmit() {
-                self.stream.write_all(&bytes).await.map_err(Refusal::Io)?;
+                let written = tokio::time::timeout(self.write_time, self.stream.write_all(&bytes)).await;
+                written.map_err(|_| Refusal::Tester(TesterError::NoAck))?.map_err(Refusal::Io)?;
             }
             while let Some(event) = self.tester.poll_event() {
                 self.handle_event(event)?;
@@ -240,6 +248,9 @@ impl Driver {
                 () = overdue => self.tester.handle_timeout(self.origin.elapsed()),
                 order = orders.recv(), if self.waiting.is_none() => {
                     let Some(Command { target, pdu, done }) = order else { return Ok(()) };
+                    if done.is_closed() {
+                        continue;
+                    }
                     self.waiting = Some(done);
                     if let Err(error) = self.tester.send(self.origin.elapsed(), target, &pdu) {
                         log::warn!("a DoIP message was not taken: {error}");
@@ -272,3 +283,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

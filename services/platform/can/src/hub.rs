@@ -11,7 +11,6 @@ use std::path::Path;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::oneshot;
 
 use crate::bus::{Outgoing, Wire};
 use crate::{CanBus, CanError, CanFrame, CanId};
@@ -105,16 +104,16 @@ pub(crate) async fn open(path: &Path, bus: &str, fd: bool) -> Result<CanBus, Can
 }
 
 async fn run(mut read: BufReader<OwnedReadHalf>, mut write: OwnedWriteHalf, mut wire: Wire) -> io::Result<()> {
-    let mut unconfirmed: VecDeque<oneshot::Sender<()>> = VecDeque::new();
+    let mut unconfirmed = VecDeque::new();
     let mut received = Vec::with_capacity(4096);
     let mut batch = Vec::with_capacity(4096);
     loop {
         tokio::select! {
-            outgoing = wire.outgoing.recv() => {
+            outgoing = wire.next() => {
                 let Some(first) = outgoing else { return Ok(()) };
                 batch.clear();
                 push(&mut batch, &mut unconfirmed, first);
-                while let Ok(next) = wire.outgoing.try_recv() {
+                while let Some(next) = wire.try_next() {
                     push(&mut batch, &mut unconfirmed, next);
                 }
                 write.write_all(&batch).await?;
@@ -129,20 +128,19 @@ async fn run(mut read: BufReader<OwnedReadHalf>, mut write: OwnedWriteHalf, mut 
     }
 }
 
-fn push(batch: &mut Vec<u8>, unconfirmed: &mut VecDeque<oneshot::Sender<()>>, Outgoing { frame, sent }: Outgoing) {
-    HubMessage::Send(frame).encode_into(batch);
-    unconfirmed.push_back(sent);
+fn push(batch: &mut Vec<u8>, unconfirmed: &mut VecDeque<Outgoing>, outgoing: Outgoing) {
+    HubMessage::Send(outgoing.frame).encode_into(batch);
+    unconfirmed.push_back(outgoing);
 }
 
-fn take(received: &mut Vec<u8>, wire: &Wire, unconfirmed: &mut VecDeque<oneshot::Sender<()>>) -> io::Result<()> {
+fn take(received: &mut Vec<u8>, wire: &Wire, unconfirmed: &mut VecDeque<Outgoing>) -> io::Result<()> {
     let mut rest = received.as_slice();
     while let Some(message) = HubMessage::decode_from(&mut rest)? {
         match message {
             HubMessage::Received(frame) => wire.deliver(frame),
             HubMessage::Confirmed => {
                 let sent = unconfirmed.pop_front().ok_or_else(|| invalid("confirmation without a frame"))?;
-                // Who sent it need not wait for it.
-                let _ = sent.send(());
+                sent.settle(Ok(()));
             }
             HubMessage::Send(_) => return Err(invalid("the hub sends only received frames")),
         }

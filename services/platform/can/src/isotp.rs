@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use pitstop_isotp::{Event, IsoTp, Monotonic, Settings};
+use pitstop_isotp::{Event, IsoTp, Monotonic, SendError, Settings};
 use pitstop_uds::Addressing;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -81,6 +81,7 @@ impl IsoTpChannel {
             settings,
             machine,
             origin: Instant::now(),
+            waiting: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             sending: None,
             deliveries,
@@ -129,15 +130,24 @@ struct Driver {
     settings: IsoTpSettings,
     machine: IsoTp,
     origin: Instant,
-    /// Frames with the bus, oldest first. A functional frame is not the machine's.
+    /// Frames the bus has no room for yet, oldest first.
+    waiting: VecDeque<(Whose, CanFrame)>,
+    /// Frames with the bus, oldest first; an entry that is dropped takes its frame back.
     unconfirmed: VecDeque<(Whose, Sent)>,
     sending: Option<oneshot::Sender<Result<(), LinkError>>>,
     deliveries: mpsc::Sender<(Addressing, Vec<u8>)>,
 }
 
+/// A functional frame is not the machine's, so it has its N_As here.
 enum Whose {
     Machine,
-    Functional(oneshot::Sender<Result<(), LinkError>>),
+    Functional { done: oneshot::Sender<Result<(), LinkError>>, until: Instant },
+}
+
+impl Whose {
+    fn is_overdue(&self, now: Instant) -> bool {
+        matches!(self, Self::Functional { until, .. } if *until <= now)
+    }
 }
 
 impl Driver {
@@ -152,8 +162,8 @@ impl Driver {
 
     async fn drive(&mut self, orders: &mut mpsc::Receiver<Command>) -> Result<(), CanError> {
         loop {
-            self.flush().await?;
-            let deadline = self.machine.poll_timeout().map(|at| self.origin + at);
+            self.flush()?;
+            let deadline = self.deadline();
             let overdue = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -166,26 +176,48 @@ impl Driver {
                     None => std::future::pending().await,
                 }
             };
+            let handed_over = async {
+                if self.waiting.is_empty() {
+                    std::future::pending::<()>().await;
+                }
+                let room = self.bus.room().await?;
+                Ok::<_, CanError>(self.waiting.pop_front().map(|(whose, frame)| (whose, room.send(frame))))
+            };
+            let given_up = async {
+                match &mut self.sending {
+                    Some(done) => done.closed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 frame = self.frames.next() => self.handle_frame(frame)?,
-                result = confirmed => {
-                    result?;
-                    self.handle_confirmed();
-                }
-                () = overdue => self.machine.handle_timeout(self.now()),
+                result = confirmed => self.handle_confirmed(result)?,
+                handed_over = handed_over => self.unconfirmed.extend(handed_over?),
+                () = overdue => {}
+                () = given_up => self.reset(),
                 order = orders.recv() => match order {
-                    Some(Command::Send { addressing, pdu, done }) => self.send(addressing, pdu, done).await?,
-                    Some(Command::Reset) => self.machine.reset(),
+                    Some(Command::Send { addressing, pdu, done }) => self.send(addressing, pdu, done)?,
+                    Some(Command::Reset) => self.reset(),
                     None => return Ok(()),
                 },
             }
             // A stream of frames must not keep a due timer waiting.
             self.machine.handle_timeout(self.now());
+            self.fail_overdue();
         }
     }
 
-    async fn send(
+    fn deadline(&self) -> Option<Instant> {
+        let whose = self.waiting.iter().map(|(whose, _)| whose).chain(self.unconfirmed.iter().map(|(whose, _)| whose));
+        let functional = whose.filter_map(|whose| match whose {
+            Whose::Functional { until, .. } => Some(*until),
+            Whose::Machine => None,
+        });
+        functional.chain(self.machine.poll_timeout().map(|at| self.origin + at)).min()
+    }
+
+    fn send(
         &mut self,
         addressing: Addressing,
         pdu: Vec<u8>,
@@ -196,8 +228,9 @@ impl Driver {
             (Addressing::Functional, Some(id)) => {
                 match IsoTp::single_frame(&self.settings.isotp, &pdu) {
                     Ok(data) => {
-                        let sent = self.bus.send(CanFrame::new(id, self.settings.fd, &data)?).await?;
-                        self.unconfirmed.push_back((Whose::Functional(done), sent));
+                        let until = Instant::now() + self.settings.isotp.timeout;
+                        let frame = CanFrame::new(id, self.settings.fd, &data)?;
+                        self.waiting.push_back((Whose::Functional { done, until }, frame));
                     }
                     Err(error) => drop(done.send(Err(transport(error.to_string())))),
                 }
@@ -243,25 +276,85 @@ impl Driver {
         }
     }
 
-    fn handle_confirmed(&mut self) {
+    fn handle_confirmed(&mut self, result: Result<(), CanError>) -> Result<(), CanError> {
+        let late = match result {
+            Ok(()) => false,
+            Err(CanError::NotSent { .. }) => true,
+            Err(error) => return Err(error),
+        };
         match self.unconfirmed.pop_front() {
-            Some((Whose::Machine, _)) => self.machine.handle_sent(self.now()),
+            Some((Whose::Machine, _)) => {
+                self.machine.handle_sent(self.now());
+                if late {
+                    let error = self.not_sent();
+                    self.settle(Err(error));
+                    self.reset();
+                }
+            }
             // Who ordered it may have given up.
-            Some((Whose::Functional(done), _)) => drop(done.send(Ok(()))),
+            Some((Whose::Functional { done, .. }, _)) => {
+                drop(done.send(if late { Err(self.not_sent()) } else { Ok(()) }));
+            }
             None => {}
         }
+        Ok(())
     }
 
-    async fn flush(&mut self) -> Result<(), CanError> {
+    /// Hands frames to the bus as far as it has room; it never waits, so that timers run on a bus that takes nothing.
+    fn flush(&mut self) -> Result<(), CanError> {
         while let Some(event) = self.machine.poll_event() {
             self.handle_event(event);
         }
         while let Some(data) = self.machine.poll_transmit() {
             let frame = CanFrame::new(self.settings.transmit, self.settings.fd, &data)?;
-            let sent = self.bus.send(frame).await?;
-            self.unconfirmed.push_back((Whose::Machine, sent));
+            self.waiting.push_back((Whose::Machine, frame));
+        }
+        while !self.waiting.is_empty()
+            && let Some(room) = self.bus.try_room()?
+        {
+            let next = self.waiting.pop_front();
+            self.unconfirmed.extend(next.map(|(whose, frame)| (whose, room.send(frame))));
         }
         Ok(())
+    }
+
+    /// Ends the message under way in both directions and takes its frames back: a bus that recovers must not carry a request
+    /// that nobody stands behind any more.
+    fn reset(&mut self) {
+        self.sending = None;
+        self.machine.reset();
+        self.withdraw();
+    }
+
+    fn withdraw(&mut self) {
+        let frames = self.waiting.len() + self.unconfirmed.len();
+        self.waiting.retain(|(whose, _)| !matches!(whose, Whose::Machine));
+        self.unconfirmed.retain(|(whose, _)| !matches!(whose, Whose::Machine));
+        // The machine counts on a confirmation for each frame it gave, also when it has given up sending.
+        for _ in self.waiting.len() + self.unconfirmed.len()..frames {
+            self.machine.handle_sent(self.now());
+        }
+    }
+
+    fn fail_overdue(&mut self) {
+        let now = Instant::now();
+        let waiting = take_overdue(&mut self.waiting, now);
+        for whose in waiting.into_iter().chain(take_overdue(&mut self.unconfirmed, now)) {
+            if let Whose::Functional { done, .. } = whose {
+                drop(done.send(Err(self.not_sent())));
+            }
+        }
+    }
+
+    fn not_sent(&self) -> LinkError {
+        LinkError::Transport { ecu: self.settings.ecu.clone(), what: SendError::FrameNotSent.to_string() }
+    }
+
+    fn settle(&mut self, outcome: Result<(), LinkError>) {
+        if let Some(done) = self.sending.take() {
+            // Who ordered it may have given up.
+            drop(done.send(outcome));
+        }
     }
 
     fn handle_event(&mut self, event: Event) {
@@ -269,15 +362,13 @@ impl Driver {
         match event {
             Event::Received(pdu) => self.deliver(Addressing::Physical, pdu),
             Event::ReceiveFailed(error) => log::debug!("{ecu}: a message was lost: {error}"),
-            Event::Sent => {
-                if let Some(done) = self.sending.take() {
-                    drop(done.send(Ok(())));
-                }
-            }
+            Event::Sent => self.settle(Ok(())),
             Event::SendFailed(error) => {
-                if let Some(done) = self.sending.take() {
-                    drop(done.send(Err(LinkError::Transport { ecu: ecu.clone(), what: error.to_string() })));
+                let ecu = ecu.clone();
+                if error == SendError::FrameNotSent {
+                    self.withdraw();
                 }
+                self.settle(Err(LinkError::Transport { ecu, what: error.to_string() }));
             }
         }
     }
@@ -292,3 +383,14 @@ impl Driver {
         self.origin.elapsed()
     }
 }
+
+fn take_overdue<T>(frames: &mut VecDeque<(Whose, T)>, now: Instant) -> Vec<Whose> {
+    let mut overdue = Vec::new();
+    while let Some(at) = frames.iter().position(|(whose, _)| whose.is_overdue(now)) {
+        overdue.extend(frames.remove(at).map(|(whose, _)| whose));
+    }
+    overdue
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::bus::{Outgoing, Wire};
+use crate::bus::Wire;
 use crate::{CanBus, CanError, CanFrame, CanId};
 
 /// Longest element in angle brackets we take, in bytes; the longest frame has 60.
@@ -127,11 +127,11 @@ async fn run(mut stream: TcpStream, mut elements: Elements, mut wire: Wire) -> i
     let mut buffer = vec![0; 4096];
     loop {
         tokio::select! {
-            outgoing = wire.outgoing.recv() => {
-                let Some(Outgoing { frame, sent }) = outgoing else { return Ok(()) };
-                stream.write_all(send_element(&frame).as_bytes()).await?;
-                // The protocol confirms nothing; whoever sent it need not wait for it.
-                let _ = sent.send(());
+            outgoing = wire.next() => {
+                let Some(outgoing) = outgoing else { return Ok(()) };
+                stream.write_all(send_element(&outgoing.frame).as_bytes()).await?;
+                // The protocol confirms nothing.
+                outgoing.settle(Ok(()));
             }
             count = stream.read(&mut buffer) => {
                 let count = count?;

@@ -95,12 +95,62 @@ fn a_session_takes_the_servers_timing() {
 fn an_idle_session_is_kept_alive_only_when_asked() {
     let mut session = session();
     assert_eq!(session.poll_timeout(), None);
-    session.keep_alive(Duration::ZERO, true);
+    session.keep_alive(true);
     session.handle_timeout(1999 * MS);
     assert_eq!(session.poll_transmit(), None);
     session.handle_timeout(2000 * MS);
     assert_eq!(session.poll_transmit().unwrap().pdu, [0x3E, 0x80]);
     assert_eq!(session.poll_timeout(), Some(4000 * MS));
+}
+
+#[test]
+fn a_session_that_idles_in_short_turns_is_kept_alive_every_s3client() {
+    let mut session = session();
+    let mut sent = Vec::new();
+    for turn in 1..=100 {
+        session.keep_alive(true);
+        session.handle_timeout(turn * 100 * MS);
+        sent.extend(session.poll_transmit().map(|transmit| (turn * 100, transmit.pdu)));
+        session.keep_alive(false);
+    }
+    assert_eq!(sent, [2000, 4000, 6000, 8000, 10_000].map(|at| (at, vec![0x3E, 0x80])));
+}
+
+#[test]
+fn a_request_that_never_gets_out_fails_with_the_link() {
+    let mut session = session();
+    session.request(Duration::ZERO, &read_version(), StepLimits { total: 1000 * MS, repeats: 2 }).unwrap();
+    assert_eq!(session.poll_timeout(), Some(1000 * MS));
+    session.handle_timeout(999 * MS);
+    assert_eq!(session.poll_event(), None);
+    session.handle_timeout(1000 * MS);
+    let error = ClientError::LinkLost { service: ServiceId::ReadDataByIdentifier };
+    assert_eq!(session.poll_event(), Some(ClientEvent::Failed(error)));
+    assert_eq!(session.poll_transmit(), None, "what nobody sent is not left over");
+}
+
+#[test]
+fn a_functional_request_is_complete_once_what_was_pending_has_come() {
+    let off = Request::ControlDtcSetting { setting: 2, option: vec![] };
+    let functional = || {
+        let mut session = session();
+        let pdu = off.encode_suppressing().unwrap();
+        session.start(Duration::ZERO, pdu, Addressing::Functional, StepLimits::for_request(&off)).unwrap();
+        session.poll_transmit().unwrap();
+        session.handle_sent(Duration::ZERO);
+        session.handle_input(10 * MS, &[0x7F, 0x85, 0x78]);
+        assert_eq!(session.poll_event(), Some(ClientEvent::Pending { count: 1 }));
+        session
+    };
+    let mut answered = functional();
+    answered.handle_input(500 * MS, &[0xC5, 0x02]);
+    assert!(matches!(answered.poll_event(), Some(ClientEvent::Response(Response::ControlDtcSetting { .. }))));
+    answered.handle_timeout(5010 * MS);
+    assert_eq!(answered.poll_event(), Some(ClientEvent::Silent));
+    let mut silent = functional();
+    silent.handle_timeout(5010 * MS);
+    let error = ClientError::NoAnswer { service: ServiceId::ControlDtcSetting, times: 1 };
+    assert_eq!(silent.poll_event(), Some(ClientEvent::Failed(error)));
 }
 
 #[test]
