@@ -116,7 +116,7 @@ impl Service {
         storage: Arc<dyn Storage>,
         news: mpsc::UnboundedSender<News>,
     ) -> Result<Self, StoreError> {
-        let document = Document::new(storage.clone(), "record", ENVELOPE);
+        let document = waking::record_document(&storage);
         let record = load_record(&storage)?;
         let settings = Arc::new(settings);
         let (reporter, reporting) = Reporter::new(ports.backend.clone());

@@ -125,15 +125,13 @@ impl Core {
         slots: SlotPair,
         booted: SlotName,
     ) -> Result<Self, CoreError> {
-        let document = document(Arc::clone(&storage));
+        let document = document(storage);
         let record = match document.load() {
             Ok(Some(record)) => record,
             Ok(None) => made_anew(&document, committed(env.as_ref(), &slots, &booted)?)?,
             Err(error @ StoreError::Damaged { .. }) => {
                 log::error!("{error}; kept as slots.damaged, what is committed is taken from the boot environment");
-                if let Some(bytes) = storage.read("slots")? {
-                    storage.replace("slots.damaged", &bytes)?;
-                }
+                document.keep_damaged()?;
                 made_anew(&document, committed(env.as_ref(), &slots, &booted)?)?
             }
             Err(error) => return Err(error.into()),

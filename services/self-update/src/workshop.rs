@@ -49,11 +49,13 @@ impl<P: Peers> Service<P> {
     /// Only while the vehicle stands, as the restart that follows: refused after this, the restart would leave a slot behind that the next
     /// start tries without anybody asking.
     pub async fn activate_for_workshop(&self, update: &UpdateId) -> Result<()> {
-        let (standstill, _, reason) = self.peers.check_safe().await?;
-        if !standstill {
-            return Err(OtaError::NotSafe(reason));
-        }
+        self.check_standstill().await?;
         self.activate(update.as_str()).await
+    }
+
+    async fn check_standstill(&self) -> Result<()> {
+        let (standstill, _, reason) = self.peers.check_safe().await?;
+        if standstill { Ok(()) } else { Err(OtaError::NotSafe(reason)) }
     }
 
     /// Restarts if the vehicle stands and is held. The authenticated tester stands for the driver's answer; standing cannot be vouched
@@ -69,10 +71,7 @@ impl<P: Peers> Service<P> {
         if !mine || !due {
             return Err(OtaError::WrongPhase("no restart is due: nothing was activated or rolled back".to_owned()));
         }
-        let (standstill, _, reason) = self.peers.check_safe().await?;
-        if !standstill {
-            return Err(OtaError::NotSafe(reason));
-        }
+        self.check_standstill().await?;
         self.peers.request_inhibit(update.as_str()).await?;
         match self.await_inhibit().await {
             Ok(()) => self.run_reboot(update).await,

@@ -81,9 +81,13 @@ impl Service {
     }
 }
 
+pub(super) fn record_document(storage: &Arc<dyn Storage>) -> Document<Record> {
+    Document::new(storage.clone(), "record", ENVELOPE)
+}
+
 /// The record as it is stored. One that is damaged, or that this release must leave alone, is an error.
 pub fn stored_record(storage: &Arc<dyn Storage>) -> Result<Option<Record>, StoreError> {
-    match Document::<Record>::new(storage.clone(), "record", ENVELOPE).load()? {
+    match record_document(storage).load()? {
         Some(record) if !record.readable() => Err(StoreError::Format {
             name: "record".to_owned(),
             found: record.readable_from,
@@ -98,10 +102,9 @@ pub(super) fn load_record(storage: &Arc<dyn Storage>) -> Result<Option<Record>, 
     match stored_record(storage) {
         Err(error @ StoreError::Damaged { .. }) => {
             log::error!("{error}; kept as record.damaged");
-            if let Some(bytes) = storage.read("record")? {
-                storage.replace("record.damaged", &bytes)?;
-            }
-            storage.remove("record")?;
+            let document = record_document(storage);
+            document.keep_damaged()?;
+            document.remove()?;
             Ok(None)
         }
         other => other,

@@ -63,6 +63,14 @@ impl<T: Serialize + DeserializeOwned> Document<T> {
         self.storage.remove(&self.name)
     }
 
+    /// Copies what is stored to `NAME.damaged`, for who looks for the reason, before something else takes its place.
+    pub fn keep_damaged(&self) -> Result<(), StoreError> {
+        match self.storage.read(&self.name)? {
+            Some(bytes) => self.storage.replace(&format!("{}.damaged", self.name), &bytes),
+            None => Ok(()),
+        }
+    }
+
     fn damaged(&self, reason: &str) -> StoreError {
         StoreError::Damaged { name: self.name.clone(), reason: reason.to_owned() }
     }
