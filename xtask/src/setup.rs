@@ -31,6 +31,8 @@ const PACKAGES: &[(&str, Probe)] = &[
     ("python3-venv", Probe::PythonVenv),
     ("opensbi", Probe::File("/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.bin")),
     ("u-boot-qemu", Probe::File("/usr/lib/u-boot/qemu-riscv64/u-boot.bin")),
+    ("u-boot-tools", Probe::Program("mkimage")),
+    ("qemu-system-arm", Probe::Program("qemu-system-aarch64")),
 ];
 
 enum Probe {

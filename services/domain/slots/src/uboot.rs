@@ -12,6 +12,7 @@ use crate::{Boot, SlotPair, Why};
 pub const BOOT_ATTEMPTS: u32 = 3;
 
 /// `BOOT_ORDER`, `BOOT_A_LEFT`, `BOOT_B_LEFT`. Missing variables read as the boot script's defaults: both in order, three tries.
+/// U-Boot knows no empty variable, so an order that names no slot is a missing one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UbootVars {
     slots: SlotPair,
@@ -25,11 +26,11 @@ impl UbootVars {
     pub fn read(printed: &str, slots: &SlotPair) -> Self {
         let values: BTreeMap<&str, &str> = printed.lines().filter_map(|line| line.split_once('=')).collect();
         let left = slots.names().map(|slot| match values.get(format!("BOOT_{slot}_LEFT").as_str()) {
-            // U-Boot compares as hexadecimal; what is no number is no try.
-            Some(text) => u32::from_str_radix(text.trim(), 16).unwrap_or(0),
+            Some(text) => number(text),
             None => BOOT_ATTEMPTS,
         });
-        Self { slots: slots.clone(), order: parse_order(values.get("BOOT_ORDER").copied(), slots), left }
+        let order = or_both(parse_order(values.get("BOOT_ORDER").copied(), slots), slots);
+        Self { slots: slots.clone(), order, left }
     }
 
     /// The script for one `fw_setenv -s`, so that all three change at once on a redundant environment.
@@ -92,29 +93,33 @@ impl UbootVars {
         self.set_left(slot, 0);
     }
 
-    /// The first in order with a try left, which it uses up. None left: every slot in order gets its tries back.
+    /// The first in order with a try left, which it uses up. None left: each slot in order gets one, and the first uses its own at
+    /// once, so that none looks afterwards as if somebody had vouched for it.
     pub(crate) fn boot(&mut self) -> Boot {
-        if let Some(boot) = self.take(Why::Preferred) {
-            return boot;
+        self.order = or_both(std::mem::take(&mut self.order), &self.slots);
+        let why = if self.order.iter().any(|slot| self.left(slot) > 0) { Why::Preferred } else { Why::LastResort };
+        if why == Why::LastResort {
+            for slot in self.order.clone() {
+                self.set_left(&slot, 1);
+            }
         }
-        for slot in self.order.clone() {
-            self.set_left(&slot, BOOT_ATTEMPTS);
-        }
-        if self.order.is_empty() {
-            self.order = self.slots.names().into_iter().cloned().collect();
-            self.left = [BOOT_ATTEMPTS; 2];
-            return self
-                .take(Why::NoneGood)
-                .unwrap_or(Boot { slot: self.slots.names()[0].clone(), why: Why::NoneGood });
-        }
-        self.take(Why::LastResort).unwrap_or(Boot { slot: self.slots.names()[0].clone(), why: Why::NoneGood })
-    }
-
-    fn take(&mut self, why: Why) -> Option<Boot> {
-        let slot = self.order.iter().find(|slot| self.left(slot) > 0)?.clone();
+        let first = self.order.iter().find(|slot| self.left(slot) > 0);
+        let slot = first.unwrap_or(self.slots.names()[0]).clone();
         self.set_left(&slot, self.left(&slot).saturating_sub(1));
-        Some(Boot { slot, why })
+        Boot { slot, why }
     }
+}
+
+/// An order that names no slot is a missing one.
+fn or_both(order: Vec<SlotName>, slots: &SlotPair) -> Vec<SlotName> {
+    if order.is_empty() { parse_order(None, slots) } else { order }
+}
+
+/// As U-Boot counts: the hexadecimal digits in front. What begins with none is no try.
+fn number(text: &str) -> u32 {
+    let end = text.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(text.len());
+    let digits = &text[..end];
+    u32::from_str_radix(digits, 16).unwrap_or(if digits.is_empty() { 0 } else { u32::MAX })
 }
 
 #[cfg(test)]
@@ -164,6 +169,23 @@ mod tests {
 
     #[test]
     fn an_empty_order_still_starts_something() {
-        assert_eq!(vars("BOOT_ORDER=\n").boot(), Boot { slot: name("A"), why: Why::NoneGood });
+        for order in ["", "X", " "] {
+            let printed = format!("BOOT_ORDER={order}\nBOOT_A_LEFT=0\nBOOT_B_LEFT=0\n");
+            assert_eq!(vars(&printed).boot(), Boot { slot: name("A"), why: Why::LastResort });
+        }
+        let mut both_bad = vars("");
+        both_bad.mark_bad(&name("A")).unwrap();
+        both_bad.mark_bad(&name("B")).unwrap();
+        assert_eq!(both_bad.boot(), Boot { slot: name("A"), why: Why::LastResort });
+    }
+
+    #[test]
+    fn a_last_resort_vouches_for_nobody_and_takes_turns() {
+        let mut vars = vars("BOOT_ORDER=B A\nBOOT_A_LEFT=0\nBOOT_B_LEFT=0\n");
+        for turn in ["B", "A", "B"] {
+            let why = if turn == "A" { Why::Preferred } else { Why::LastResort };
+            assert_eq!(vars.boot(), Boot { slot: name(turn), why });
+            assert!(vars.was_tried(&name(turn)));
+        }
     }
 }

@@ -1,47 +1,66 @@
 # U-Boot script for boards: slots by BOOT_ORDER and the tries BOOT_A_LEFT and BOOT_B_LEFT (hexadecimal), RAUC's protocol.
 # Partitions 2 and 3 of the disk are the slots. The environment must be redundant and outside of them.
-test -n "${BOOT_ORDER}" || setenv BOOT_ORDER "A B"
+# services/domain/slots/src/uboot.rs does the same in Rust; a test of pitstop-boot-env has U-Boot run this script beside it.
+
+# What holds when nothing can be read. U-Boot knows no empty variable, and an order that names no slot is none.
+setenv pitstop_order
+for slot in ${BOOT_ORDER}; do
+  if test "${slot}" = "A" -o "${slot}" = "B"; then
+    setenv pitstop_order "${pitstop_order} ${slot}"
+  fi
+done
+test -n "${pitstop_order}" || setenv BOOT_ORDER "A B"
 test -n "${BOOT_A_LEFT}" || setenv BOOT_A_LEFT 3
 test -n "${BOOT_B_LEFT}" || setenv BOOT_B_LEFT 3
+
+# The first in order with a try left, which it uses up. Nobody vouched for any slot in time: one try for each slot in order, and the
+# first uses its own at once. So the next start takes another one, and none looks afterwards as if somebody had vouched for it.
+setenv pitstop_slot
+setenv pitstop_reason
+for round in preferred resort; do
+  if test "${round}" = "resort" -a -z "${pitstop_slot}"; then
+    setenv pitstop_reason " (last resort)"
+    for slot in ${BOOT_ORDER}; do
+      if test "${slot}" = "A"; then
+        setenv BOOT_A_LEFT 1
+      elif test "${slot}" = "B"; then
+        setenv BOOT_B_LEFT 1
+      fi
+    done
+  fi
+  for slot in ${BOOT_ORDER}; do
+    if test -n "${pitstop_slot}"; then
+      true
+    elif test "${slot}" = "A" -a 0x${BOOT_A_LEFT} -gt 0; then
+      setexpr BOOT_A_LEFT ${BOOT_A_LEFT} - 1
+      setenv pitstop_slot A
+      setenv pitstop_part 2
+      setenv pitstop_name slot-a
+    elif test "${slot}" = "B" -a 0x${BOOT_B_LEFT} -gt 0; then
+      setexpr BOOT_B_LEFT ${BOOT_B_LEFT} - 1
+      setenv pitstop_slot B
+      setenv pitstop_part 3
+      setenv pitstop_name slot-b
+    fi
+  done
+done
+
 # The disk this script was found on, where U-Boot says so (distro boot).
 test -n "${pitstop_dev}" -o -z "${devtype}" || setenv pitstop_dev "${devtype} ${devnum}"
 test -n "${pitstop_dev}" || setenv pitstop_dev "mmc 0"
 
-setenv pitstop_slot
-for slot in ${BOOT_ORDER}; do
-  if test -n "${pitstop_slot}"; then
-    true
-  elif test "${slot}" = "A" -a 0x${BOOT_A_LEFT} -gt 0; then
-    setexpr BOOT_A_LEFT ${BOOT_A_LEFT} - 1
-    setenv pitstop_slot A
-    setenv pitstop_part 2
-    setenv pitstop_name slot-a
-  elif test "${slot}" = "B" -a 0x${BOOT_B_LEFT} -gt 0; then
-    setexpr BOOT_B_LEFT ${BOOT_B_LEFT} - 1
-    setenv pitstop_slot B
-    setenv pitstop_part 3
-    setenv pitstop_name slot-b
-  fi
-done
-
-if test -z "${pitstop_slot}"; then
-  # Nobody vouched for any slot in time: give the tries back and begin again.
-  setenv BOOT_A_LEFT 3
-  setenv BOOT_B_LEFT 3
-  saveenv
-  reset
-fi
-
-echo "Starting slot ${pitstop_slot}"
+echo "Starting slot ${pitstop_slot}${pitstop_reason}"
 # Before the kernel is loaded, so that a slot that hangs has used its try.
 saveenv
 setenv bootargs "root=PARTLABEL=${pitstop_name} ro rootwait init=/sbin/init panic=10 rauc.slot=${pitstop_slot} ${extra_cmdline}"
-load ${pitstop_dev}:${pitstop_part} ${kernel_addr_r} boot/vmlinuz
-# The slot's device tree where the board names one, else U-Boot's own.
-if test -n "${fdtfile}"; then
-  load ${pitstop_dev}:${pitstop_part} ${fdt_addr_r} boot/${fdtfile}
-  booti ${kernel_addr_r} - ${fdt_addr_r}
-else
-  booti ${kernel_addr_r} - ${fdtcontroladdr}
+# Only what was loaded now: after a reset the memory may still hold the other slot's kernel.
+if load ${pitstop_dev}:${pitstop_part} ${kernel_addr_r} boot/vmlinuz; then
+  # The slot's device tree where the board names one, else U-Boot's own.
+  if test -z "${fdtfile}"; then
+    booti ${kernel_addr_r} - ${fdtcontroladdr}
+  elif load ${pitstop_dev}:${pitstop_part} ${fdt_addr_r} boot/${fdtfile}; then
+    booti ${kernel_addr_r} - ${fdt_addr_r}
+  fi
 fi
+echo "Slot ${pitstop_slot} cannot be started."
 reset
