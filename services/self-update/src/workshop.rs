@@ -72,14 +72,18 @@ impl<P: Peers> Service<P> {
             return Err(OtaError::WrongPhase("no restart is due: nothing was activated or rolled back".to_owned()));
         }
         self.check_standstill().await?;
-        self.peers.request_inhibit(update.as_str()).await?;
-        match self.await_inhibit().await {
-            Ok(()) => self.run_reboot(update).await,
-            Err(error) => {
-                self.let_go(update).await;
-                Err(error)
-            }
+        let restarted = self.restart_held(update).await;
+        // Also when the inhibit itself was refused: the request may have been recorded without an answer.
+        if restarted.is_err() {
+            self.let_go(update).await;
         }
+        restarted
+    }
+
+    async fn restart_held(&self, update: &UpdateId) -> Result<()> {
+        self.peers.request_inhibit(update.as_str()).await?;
+        self.await_inhibit().await?;
+        self.run_reboot(update).await
     }
 
     async fn await_inhibit(&self) -> Result<()> {

@@ -69,6 +69,22 @@ async fn a_moving_or_unheld_vehicle_is_not_restarted_and_not_held() {
 }
 
 #[tokio::test]
+async fn a_restart_that_fails_holds_the_vehicle_no_longer() {
+    let bench = Bench::new();
+    let (_, _server, client) = bench.boot().await;
+    let proxy = workshop(&client).await;
+    staged(&proxy, &client).await;
+    proxy.activate("w-1").await.unwrap();
+    // The command touches this file, which leads nowhere.
+    std::os::unix::fs::symlink(bench.path("none").join("none"), bench.path("rebooted")).unwrap();
+    assert!(matches!(proxy.reboot("w-1").await, Err(OtaError::Internal(_))));
+    assert!(held(&bench).is_empty());
+    std::fs::remove_file(bench.path("rebooted")).unwrap();
+    proxy.reboot("w-1").await.unwrap();
+    assert_eq!(held(&bench), ["w-1"], "over the restart");
+}
+
+#[tokio::test]
 async fn neither_path_reaches_the_others_update() {
     let bench = Bench::new();
     let (ota, _server, client) = bench.boot().await;

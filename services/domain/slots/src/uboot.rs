@@ -93,20 +93,17 @@ impl UbootVars {
         self.set_left(slot, 0);
     }
 
-    /// The first in order with a try left, which it uses up. None left: each slot in order gets one, and the first uses its own at
-    /// once, so that none looks afterwards as if somebody had vouched for it.
+    /// The first in order with a try left, which it uses up. None left: the first starts and goes to the end of the order, so that they
+    /// take turns. No tries are given back, for one that has any looks as if somebody had vouched for it.
     pub(crate) fn boot(&mut self) -> Boot {
         self.order = or_both(std::mem::take(&mut self.order), &self.slots);
-        let why = if self.order.iter().any(|slot| self.left(slot) > 0) { Why::Preferred } else { Why::LastResort };
-        if why == Why::LastResort {
-            for slot in self.order.clone() {
-                self.set_left(&slot, 1);
-            }
+        if let Some(slot) = self.order.iter().find(|slot| self.left(slot) > 0).cloned() {
+            self.set_left(&slot, self.left(&slot).saturating_sub(1));
+            return Boot { slot, why: Why::Preferred };
         }
-        let first = self.order.iter().find(|slot| self.left(slot) > 0);
-        let slot = first.unwrap_or(self.slots.names()[0]).clone();
-        self.set_left(&slot, self.left(&slot).saturating_sub(1));
-        Boot { slot, why }
+        self.order.rotate_left(1);
+        let slot = self.order.last().unwrap_or(self.slots.names()[0]).clone();
+        Boot { slot, why: Why::LastResort }
     }
 }
 
@@ -183,9 +180,13 @@ mod tests {
     fn a_last_resort_vouches_for_nobody_and_takes_turns() {
         let mut vars = vars("BOOT_ORDER=B A\nBOOT_A_LEFT=0\nBOOT_B_LEFT=0\n");
         for turn in ["B", "A", "B"] {
-            let why = if turn == "A" { Why::Preferred } else { Why::LastResort };
-            assert_eq!(vars.boot(), Boot { slot: name(turn), why });
-            assert!(vars.was_tried(&name(turn)));
+            assert_eq!(vars.boot(), Boot { slot: name(turn), why: Why::LastResort });
+            for slot in ["A", "B"] {
+                assert!(vars.was_tried(&name(slot)));
+                assert_eq!(vars.health(&name(slot)), Health::Bad);
+            }
         }
+        vars.mark_good(&name("A")).unwrap();
+        assert_eq!(vars.boot(), Boot { slot: name("A"), why: Why::Preferred });
     }
 }

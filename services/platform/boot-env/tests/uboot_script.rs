@@ -221,11 +221,11 @@ fn starts(order: &str, left: [u8; 2], kernels: [Option<Vec<u8>>; 2], count: usiz
 #[test]
 fn uboot_tries_a_new_slot_once_through_resets_and_takes_turns_when_nobody_vouches() {
     let told = starts("B A", [3, 1], [Some(kernel(b'a')), Some(kernel(b'b'))], 7);
-    assert_eq!(told, ["B b", "A a", "A a", "A a", "B (last resort) b", "A a", "B (last resort) b"]);
+    assert_eq!(told, ["B b", "A a", "A a", "A a", "B (last resort) b", "A (last resort) a", "B (last resort) b"]);
 }
 
 #[test]
 fn uboot_starts_no_slot_with_the_kernel_that_another_left_in_memory() {
     let told = starts("A B", [1, 1], [Some(kernel(b'a')), None], 4);
-    assert_eq!(told, ["A a", "B -", "A (last resort) a", "B -"]);
+    assert_eq!(told, ["A a", "B -", "A (last resort) a", "B (last resort) -"]);
 }
