@@ -107,7 +107,7 @@ impl Job<'_> {
             }
             self.safety.safe().await?;
         }
-        self.records.touch(self.ecu, &self.touched)?;
+        self.records.touch(self.ecu, &Touched { erased: gate == Gate::Erase, ..self.touched.clone() })?;
         log::info!(update = self.update.as_str(), ecu = self.ecu.as_str(); "permitted: {gate:?}");
         Ok(())
     }

@@ -166,6 +166,7 @@ impl Flasher {
                 update: request.update.clone(),
                 verb: request.verb.as_str().to_owned(),
                 digest: software.digest.clone(),
+                erased: false,
             },
             needs_consent: request.verb != Verb::RollBack,
             disrupts: meaning.disrupts,
@@ -200,6 +201,7 @@ impl Flasher {
             _ => None,
         };
         let after = &software.description.after;
+        let left = self.records.left(&ecu.id);
         Ok(Order {
             ecu: ecu.id.clone(),
             job: meaning.job,
@@ -207,7 +209,8 @@ impl Flasher {
             expected: request.expected.clone(),
             target: Ident { software_number: after.software_number.clone(), version: after.version.clone() },
             content,
-            resumed: self.records.is_touched(&ecu.id),
+            resumed: left.touched,
+            erased: left.erased,
         })
     }
 

@@ -40,8 +40,10 @@ pub struct Order {
     pub target: Ident,
     /// Needed for [`Job::Install`].
     pub content: Option<Content>,
-    /// A start after a cut: the ECU may be in its bootloader by our own doing.
+    /// A start after a cut: the ECU may be in its bootloader by our own doing, and its hardware was judged.
     pub resumed: bool,
+    /// A job before it that did not end was let through to the flash.
+    pub erased: bool,
 }
 
 /// What an install writes.
@@ -139,6 +141,10 @@ pub struct Installation {
     writer: Option<Writer>,
     /// Flash of this ECU was touched by this job.
     erased: bool,
+    /// Every segment was found right since the last erase.
+    whole: bool,
+    /// The hardware was read and is the ordered one.
+    known: bool,
     permitted: bool,
     /// Rolling back an ECU that runs the old software already: what was chosen for its next start is taken back, without a reset.
     stays: bool,
@@ -211,6 +217,8 @@ impl Installation {
             identity: EcuIdentity::default(),
             writer: None,
             erased: false,
+            whole: false,
+            known: false,
             permitted: !disrupts,
             stays: false,
             heard: false,
@@ -262,10 +270,8 @@ impl Installation {
     /// Nor is there one once a change of bank was permitted.
     pub fn cancel(&mut self) {
         self.cancel = true;
-        // A gate that is about to be asked for leave is the last such point.
-        if matches!(self.state, State::Gate) {
-            self.stop_if_cancelled();
-        }
+        // Not only at the next outcome: the next act may be a gate, behind which there is no such point any more.
+        self.stop_if_cancelled();
     }
 
     fn step(&self) -> Option<&Step> {

@@ -22,6 +22,8 @@ pub struct PlanInput<'a> {
     pub blanks: &'a [Vec<Range<u64>>],
     pub profile: &'a Profile,
     pub identity: &'a EcuIdentity,
+    /// What ran was erased for this software: what the ECU calls it counts no longer.
+    pub erased: bool,
     /// Address of the segment that holds the identity block, if one does.
     pub seal: Option<u32>,
     /// Segments the ECU has reported as right; empty: none.
@@ -194,11 +196,16 @@ impl TransferPlan {
 
     /// Cut to the bytes that the profile gives an address, it would name other memory.
     fn check_sizes(&self, profile: &Profile) -> Result<(), PlanError> {
+        const DOWNLOAD: &[OptionField] = &[OptionField::Address, OptionField::Size];
         for segment in &self.segments {
-            check_size(profile, "segment", segment.address.into(), segment.memory_length.into())?;
+            let (address, size) = (segment.address.into(), segment.memory_length.into());
+            check_size(profile, &profile.check.option, "segment", address, size)?;
+            for piece in &segment.pieces {
+                check_size(profile, DOWNLOAD, "segment", piece.address.into(), piece.memory_length.into())?;
+            }
         }
         for range in self.groups.iter().filter_map(|group| group.erase) {
-            check_size(profile, "range to erase", range.address, range.size)?;
+            check_size(profile, &profile.erase.option, "range to erase", range.address, range.size)?;
         }
         Ok(())
     }
@@ -264,7 +271,7 @@ fn check_identity(input: &PlanInput<'_>) -> Result<(), PlanError> {
     let replaceable = expect.is_empty()
         || expect.software_numbers.contains(found)
         || *found == input.description.after.software_number;
-    if !replaceable && !input.identity.in_bootloader() {
+    if !replaceable && !input.identity.in_bootloader() && !input.erased {
         return Err(PlanError::NotReplaceable { ecu: input.ecu.clone(), found: found.clone() });
     }
     Ok(())
@@ -326,11 +333,19 @@ fn pieces(segment: &Segment, blanks: &[Range<u64>]) -> Vec<Piece> {
     out
 }
 
-fn check_size(profile: &Profile, what: &'static str, address: u64, size: u64) -> Result<(), PlanError> {
+/// Whether what a request carries of the two fits the bytes it has for them.
+fn check_size(
+    profile: &Profile,
+    carried: &[OptionField],
+    what: &'static str,
+    address: u64,
+    size: u64,
+) -> Result<(), PlanError> {
     let (address_bytes, size_bytes) = (profile.transfer.address_bytes, profile.transfer.size_bytes);
     let fits = |value: u64, bytes: u8| value.checked_shr(u32::from(bytes) * 8).unwrap_or(0) == 0;
     let last = address.saturating_add(size.saturating_sub(1));
-    if fits(last, address_bytes) && fits(size, size_bytes) {
+    let fits = |field, value, bytes| !carried.contains(&field) || fits(value, bytes);
+    if fits(OptionField::Address, last, address_bytes) && fits(OptionField::Size, size, size_bytes) {
         return Ok(());
     }
     Err(PlanError::DoesNotFit { what, address, size, address_bytes, size_bytes })

@@ -183,6 +183,17 @@ async fn faults_that_stay_are_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ecu_that_was_disrupted_and_not_erased_is_only_read_on_the_way_back() {
+    let (stand, world) = start().await;
+    // It stays: whoever asked for another seed would be refused again.
+    world.add_fault("bcm", "nrc:27:36");
+    let end = stand.end(stand.proxy().await.activate(U, "bcm", OLD, 1).await).await;
+    assert!(matches!(end, Err(OtaError::EcuRefused(_))), "{end:?}");
+    stand.end(stand.proxy().await.roll_back(U, "bcm", 1).await).await.expect("it runs the old software still");
+    assert_eq!((world.version("bcm").as_deref(), world.ecu("bcm").state()), (Some(OLD), "application"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_version_than_expected_is_refused_and_nothing_is_erased() {
     let (stand, world) = start().await;
     let before = world.ecu("bcm").content().flash().digests();

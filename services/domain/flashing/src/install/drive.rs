@@ -5,7 +5,7 @@ use std::time::Duration;
 use pitstop_uds::{Addressing, Monotonic, Request, ResetType, Response, RoutineAction, SessionType, StepLimits};
 
 use super::write::Written;
-use super::{Act, Failure, Gate, Installation, Outcome, State, StepState, Success};
+use super::{Act, Failure, Gate, Installation, Outcome, Phase, State, StepState, Success};
 use crate::profile::{Job, Security, Step, StepKind};
 use crate::{Banks, EcuIdentity};
 
@@ -54,7 +54,7 @@ impl Installation {
                 self.state = self.next_step();
             }
             (State::Step(StepState::Write), Some(writer)) => {
-                self.erased = true;
+                (self.erased, self.whole) = (true, false);
                 writer.handle_permit();
             }
             _ => {}
@@ -294,9 +294,13 @@ impl Installation {
     fn write_outcome(&mut self, now: Monotonic, outcome: Outcome) -> State {
         let Some(writer) = &mut self.writer else { return self.fail(Failure::Payload { ecu: self.order.ecu.clone() }) };
         let ecu = &self.order.ecu;
+        self.whole &= writer.phase() != Phase::Erasing;
         match writer.handle_outcome(&self.profile, ecu, &mut self.counters, outcome) {
             Written::More => State::Step(StepState::Write),
-            Written::Done => self.next_step(),
+            Written::Done => {
+                self.whole = true;
+                self.next_step()
+            }
             Written::Reopen => State::Reopen { until: now + self.profile.timing.boot, boot: false },
             Written::Wait(time) => State::Pause { time, then: Box::new(State::Step(StepState::Write)) },
             Written::Lost(what) => self.lost_at(now, what),

@@ -62,7 +62,8 @@ impl Installation {
         if self.identity.runs(&self.order.target) {
             return self.next_step();
         }
-        // A reset that never arrived looks the same, so the job starts again, bounded: what is written is found right then.
+        // A reset that never arrived looks the same, and one that comes some time after its answer. So the job starts again, bounded;
+        // what was checked and runs by then is success.
         let (ecu, expected) = (self.order.ecu.clone(), self.order.target.version.clone());
         let failure = Failure::WrongAfter { ecu, expected, found: self.running_text() };
         match self.restart_or(failure) {
@@ -72,7 +73,12 @@ impl Installation {
     }
 
     fn identified(&mut self) -> State {
-        if self.identity.hardware != self.order.hardware.as_str() {
+        // Some loaders do not tell their hardware. Whoever brought the ECU there has asked it before.
+        if self.identity.hardware.is_empty() && (self.known || self.order.resumed) {
+            self.identity.hardware = self.order.hardware.to_string();
+        }
+        self.known = self.identity.hardware == self.order.hardware.as_str();
+        if !self.known {
             return self.fail(Failure::Plan(crate::PlanError::WrongHardware {
                 ecu: self.order.ecu.clone(),
                 expected: self.order.hardware.clone(),
@@ -95,18 +101,23 @@ impl Installation {
     }
 
     /// Whether an ECU that names the wanted software has all of it: what a cut try had reached already is success, whoever reached
-    /// it. Where the running bank was written, the name may have come before the rest, so the segments are asked.
+    /// it. Where what runs was erased, the name may have come before the rest, so all segments must have been asked since.
     fn version_suffices(&self) -> bool {
         match self.order.job {
-            Job::Install => self.profile.banks == Banks::Dual || !self.may_have_written(),
+            Job::Install => self.whole || !self.is_erased(),
             Job::Activate => true,
             Job::Commit | Job::RollBack => false,
         }
     }
 
-    /// This job, or one before it that was cut, was let through to the flash.
-    fn may_have_written(&self) -> bool {
-        self.erased || self.order.resumed
+    /// What runs may be gone, wholly or partly: this job, or one before it that was cut, was let through to its flash.
+    fn is_erased(&self) -> bool {
+        self.profile.banks == Banks::Single && (self.erased || self.order.erased)
+    }
+
+    /// The ECU may be in its loader because this job, or one before it that was cut, brought it there.
+    fn may_be_in_loader(&self) -> bool {
+        (self.profile.banks == Banks::Single && self.permitted) || self.order.resumed
     }
 
     fn check_expected(&self, runs_target: bool) -> Result<(), Failure> {
@@ -114,8 +125,10 @@ impl Installation {
             _ if self.order.job == Job::Commit => runs_target,
             _ if self.stays => true,
             (None, _) => true,
-            (Some(expected), Some(found)) => expected == found || runs_target && self.may_have_written(),
-            (Some(_), None) => self.may_have_written(),
+            // A loader may call what is half there anything.
+            _ if self.is_erased() => true,
+            (Some(expected), Some(found)) => expected == found,
+            (Some(_), None) => self.may_be_in_loader(),
         };
         if fits {
             return Ok(());
@@ -146,6 +159,7 @@ impl Installation {
                 seal: content.seal,
                 profile: &self.profile,
                 identity: &self.identity,
+                erased: self.is_erased(),
                 right: &[],
             })?;
             self.writer = Some(Writer::new(plan, &self.profile, self.erased));

@@ -10,6 +10,9 @@ use crate::profile::Retry;
 /// Delay after too many wrong keys where the ECU does not say: 10 s is usual (ISO 14229-1, SecurityAccess, delay timer).
 const SECURITY_DELAY: Duration = Duration::from_secs(10);
 
+/// Times that it is waited for, per start of the job.
+const DELAYS: u32 = 1;
+
 /// What is left of each bound.
 #[derive(Debug)]
 pub(super) struct Counters {
@@ -30,7 +33,7 @@ impl Counters {
             rewrites: retry.rewrites,
             conditions: retry.conditions,
             keys: 1,
-            delays: 1,
+            delays: DELAYS,
             silence: retry.silence,
         }
     }
@@ -73,6 +76,8 @@ impl Installation {
             return self.fail(failure);
         }
         self.trouble = Some(failure);
+        // The delay of 37 runs after each start of the ECU.
+        self.counters.delays = DELAYS;
         State::Recover
     }
 

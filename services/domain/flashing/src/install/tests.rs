@@ -40,6 +40,7 @@ fn order(job: Job, from: &str, to: &str) -> (Order, Vec<u8>) {
         target,
         content: (job == Job::Install).then_some(content),
         resumed: false,
+        erased: false,
     };
     (order, payload)
 }
@@ -134,15 +135,61 @@ fn the_version_alone_does_not_end_a_job_after_one_that_was_cut() {
     let mut ecu = FakeEcu::running("2.0", false);
     ecu.banks[0].retain(|at, _| *at >= SEAL || *at < FIRMWARE + 1000);
     let (order, payload) = order(Job::Install, "1.0", "2.0");
-    let mut machine = Installation::new(Order { resumed: true, ..order.clone() }, profile(false));
+    let mut machine = Installation::new(Order { resumed: true, erased: true, ..order.clone() }, profile(false));
     let success = drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap().expect("mends it");
     assert!(!success.already);
     assert_new(&ecu, 0);
     // Of one that has it all, nothing is written; it is reset into what was checked.
     let erases = ecu.erases;
-    let mut machine = Installation::new(Order { resumed: true, ..order }, profile(false));
+    let mut machine = Installation::new(Order { resumed: true, erased: true, ..order.clone() }, profile(false));
     drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap().expect("is whole");
     assert_eq!((ecu.erases, ecu.version().as_deref()), (erases, Some("2.0")));
+    // One that was disrupted and not erased is only read.
+    ecu.log.clear();
+    let mut machine = Installation::new(Order { resumed: true, ..order }, profile(false));
+    assert!(drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap().expect("runs it").already);
+    assert!(!ecu.log.contains(&"10 02".to_owned()), "{:?}", ecu.log);
+}
+
+#[test]
+fn an_ecu_that_answers_for_a_while_after_the_answer_to_its_reset_is_not_flashed_again() {
+    for reset_delay in 1..12 {
+        let mut ecu = FakeEcu::running("1.0", false);
+        ecu.reset_delay = reset_delay;
+        let end = run(Job::Install, "1.0", "2.0", &mut ecu);
+        assert!(end.is_ok(), "{reset_delay} answers: {end:?}\n{}", ecu.log.join("\n"));
+        assert_new(&ecu, 0);
+        assert_eq!(
+            (ecu.erases, ecu.log.iter().filter(|line| *line == "11 01").count()),
+            (2, 1),
+            "{reset_delay} answers"
+        );
+    }
+}
+
+#[test]
+fn a_loader_that_calls_erased_software_anything_and_tells_no_hardware_is_taken_up_again() {
+    for at in 1..=undisturbed(false) {
+        let mut ecu = FakeEcu::running("1.0", false);
+        ecu.placeholder = Some("00000000");
+        ecu.faults.insert(at, Fault::Reset);
+        let (mut order, payload) = order(Job::Install, "1.0", "2.0");
+        Arc::make_mut(&mut order.content.as_mut().unwrap().description).expect.software_numbers = vec!["PS-1".into()];
+        let mut first = Installation::new(order.clone(), profile(false));
+        let end = drive(&mut first, &mut ecu, &payload, MANY, true).expect("ends");
+        assert!(end.is_ok(), "reset at {at}: {end:?}\n{}", ecu.log.join("\n"));
+        assert_new(&ecu, 0);
+        // The same where the job itself ended there.
+        let mut ecu = FakeEcu::running("1.0", false);
+        ecu.placeholder = Some("00000000");
+        let mut first = Installation::new(order.clone(), profile(false));
+        if drive(&mut first, &mut ecu, &payload, at, true).is_none() && first.permitted {
+            ecu.restart();
+            let again = Order { resumed: true, erased: first.erased, ..order };
+            let end = drive(&mut Installation::new(again, profile(false)), &mut ecu, &payload, MANY, true).unwrap();
+            assert!(end.is_ok(), "cut after {at} acts: {end:?}");
+        }
+    }
 }
 
 #[test]
@@ -317,7 +364,8 @@ fn killed_at_any_act_and_started_again_it_ends_well() {
                     "half of {version} vouched for after {acts} acts"
                 );
             }
-            let mut second = Installation::new(Order { resumed: true, ..order }, profile(dual));
+            let again = Order { resumed: true, erased: first.erased, ..order };
+            let mut second = Installation::new(again, profile(dual));
             let end = drive(&mut second, &mut ecu, &payload, MANY, true).unwrap();
             assert!(end.is_ok(), "after {acts} acts: {end:?}");
             assert_new(&ecu, usize::from(dual));
@@ -356,16 +404,24 @@ impl FakeEcu {
 
 #[test]
 fn cancelling_stops_before_the_first_erase_and_not_after() {
-    for (acts, cancelled) in [(3, true), (40, false)] {
-        let mut ecu = FakeEcu::running("1.0", false);
-        let (order, payload) = order(Job::Install, "1.0", "2.0");
-        let mut machine = Installation::new(order, profile(false));
-        assert!(drive(&mut machine, &mut ecu, &payload, acts, true).is_none());
-        machine.cancel();
-        let end = drive(&mut machine, &mut ecu, &payload, MANY - 1, true).unwrap();
-        assert_eq!(matches!(end, Err(Failure::Cancelled { .. })), cancelled, "{end:?}");
-        assert_eq!(ecu.version().as_deref(), Some(if cancelled { "1.0" } else { "2.0" }));
+    let (mut before, mut after) = (0, 0);
+    for acts in 0..60 {
+        for check_before in [true, false] {
+            let mut ecu = FakeEcu::running("1.0", false);
+            let (order, payload) = order(Job::Install, "1.0", "2.0");
+            let mut profile = (*profile(false)).clone();
+            profile.check.before = check_before;
+            let mut machine = Installation::new(order, Arc::new(profile));
+            assert!(drive(&mut machine, &mut ecu, &payload, acts, true).is_none());
+            let cancelled = !machine.erased;
+            *if cancelled { &mut before } else { &mut after } += 1;
+            machine.cancel();
+            let end = drive(&mut machine, &mut ecu, &payload, MANY - 1, true).unwrap();
+            assert_eq!(matches!(end, Err(Failure::Cancelled { .. })), cancelled, "after {acts} acts: {end:?}");
+            assert_eq!(ecu.version().as_deref(), Some(if cancelled { "1.0" } else { "2.0" }), "after {acts} acts");
+        }
     }
+    assert!(before > 20 && after > 20, "{before} {after}");
 }
 
 #[test]
@@ -414,7 +470,7 @@ proptest! {
         // Afterwards a quiet run with nothing expected brings it to the new software, whatever was left behind.
         ecu.faults.clear();
         let (mut order, payload) = order(Job::Install, "1.0", "2.0");
-        (order.expected, order.resumed) = (None, true);
+        (order.expected, order.resumed, order.erased) = (None, true, true);
         let mut machine = Installation::new(order, profile(dual));
         prop_assert!(drive(&mut machine, &mut ecu, &payload, MANY, true).unwrap().is_ok());
         assert_new(&ecu, usize::from(dual));

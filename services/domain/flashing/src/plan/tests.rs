@@ -52,6 +52,7 @@ fn plan_with(
         blanks,
         profile,
         identity: &identity,
+        erased: false,
         seal: None,
         right,
     })
@@ -113,6 +114,9 @@ fn memory_that_the_profile_has_too_few_bytes_for_gives_no_plan() {
     assert_eq!(what(&profile, (0xFF_F000, 0x1001)), "segment", "it ends beyond");
     assert_eq!(what(&profile, (0, 0x1_0000)), "segment", "its size needs three bytes");
     assert_eq!(what(&profile, (0, 0xFFFF)), "range to erase", "whole sectors need three bytes");
+    profile.erase.option.retain(|field| *field != OptionField::Size);
+    assert_eq!(what(&profile, (0, 0xFFFF)), "fits", "the erase request carries no size");
+    assert_eq!(what(&profile, (0, 0x1_0000)), "segment", "34 does");
     (profile.transfer.address_bytes, profile.transfer.size_bytes) = (4, 4);
     assert_eq!(what(&profile, (0xFFFF_0000, 0xF000)), "fits");
 }

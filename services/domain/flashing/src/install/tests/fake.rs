@@ -33,12 +33,17 @@ pub struct FakeEcu {
     pub unlocked: bool,
     pub hardware: &'static str,
     pub check_fails: bool,
+    /// Requests that are answered after 51, before the ECU goes down.
+    pub reset_delay: usize,
+    /// What its loader gives for number and version, in place of a refusal; and it tells no hardware.
+    pub placeholder: Option<&'static str>,
     pub erases: usize,
     pub requests: usize,
     pub faults: BTreeMap<usize, Fault>,
     pub log: Vec<String>,
     transfer: Option<(u32, u32, u8)>,
     trial: bool,
+    going_down: Option<usize>,
 }
 
 /// Software in two segments: firmware with a blank run, and the seal that names it.
@@ -73,6 +78,9 @@ impl FakeEcu {
             unlocked: false,
             hardware: "x-a1",
             check_fails: false,
+            reset_delay: 0,
+            placeholder: None,
+            going_down: None,
             erases: 0,
             requests: 0,
             faults: BTreeMap::new(),
@@ -116,6 +124,13 @@ impl FakeEcu {
         let fault = self.faults.remove(&self.requests).unwrap_or(Fault::None);
         let service = request.service();
         let lost = Outcome::NoAnswer(ClientError::NoAnswer { service, times: 1 });
+        if let Some(left) = self.going_down.take() {
+            if left == 0 {
+                self.restart();
+                return lost;
+            }
+            self.going_down = Some(left - 1);
+        }
         match fault {
             Fault::None => self.answer(request),
             Fault::Nrc(code) => {
@@ -175,7 +190,11 @@ impl FakeEcu {
             Request::ControlDtcSetting { setting, .. } => Ok(Response::ControlDtcSetting { setting: *setting }),
             Request::CommunicationControl { .. } => Err(Nrc::ServiceNotSupported),
             Request::EcuReset { reset } => {
-                self.restart();
+                if self.reset_delay == 0 {
+                    self.restart();
+                } else {
+                    self.going_down = Some(self.reset_delay);
+                }
                 Ok(Response::EcuReset { reset: *reset, power_down_time: None })
             }
             Request::RoutineControl { action, routine, option } => {
@@ -207,11 +226,15 @@ impl FakeEcu {
 
     fn read(&self, did: Did) -> Result<Response, Nrc> {
         let version = self.version().filter(|_| !self.loader);
-        let value = match did.0 {
-            0xF191 => self.hardware.as_bytes().to_vec(),
-            0xF188 => version.map(|_| b"PS-1".to_vec()).ok_or(Nrc::RequestOutOfRange)?,
-            0xF189 => version.map(String::into_bytes).ok_or(Nrc::RequestOutOfRange)?,
-            _ => b"S1".to_vec(),
+        let value = match (did.0, self.placeholder.filter(|_| self.loader)) {
+            (0xF191, Some(_)) => return Err(Nrc::RequestOutOfRange),
+            (0xF188 | 0xF189, Some(text)) => text.as_bytes().to_vec(),
+            (did, _) => match did {
+                0xF191 => self.hardware.as_bytes().to_vec(),
+                0xF188 => version.map(|_| b"PS-1".to_vec()).ok_or(Nrc::RequestOutOfRange)?,
+                0xF189 => version.map(String::into_bytes).ok_or(Nrc::RequestOutOfRange)?,
+                _ => b"S1".to_vec(),
+            },
         };
         Ok(Response::ReadDataByIdentifier { records: [&did.0.to_be_bytes()[..], &value].concat() })
     }
