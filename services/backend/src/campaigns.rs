@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::model::{
     AssignmentState, Campaign, CampaignSpec, CampaignState, ReleaseKind, ReleaseState, Vehicle, new_id,
 };
-use crate::rules::Counts;
+use crate::rules::{Counts, shut_reason};
 use crate::store::Change;
 
 /// Vehicles handled per transaction.
@@ -29,13 +29,16 @@ pub struct Progress {
     pub states: BTreeMap<AssignmentState, u64>,
     pub finished: u64,
     pub failures: u64,
+    /// Why the stage after this one is not open yet: of the last open stage alone, while the campaign may go on.
+    pub next_shut: Option<String>,
 }
 
 impl Progress {
-    fn of(stage: String, open: bool, counts: &Counts) -> Self {
+    fn of(stage: String, open: bool, next_shut: Option<String>, counts: &Counts) -> Self {
         Self {
             stage,
             open,
+            next_shut,
             total: counts.total(),
             states: counts.0.clone(),
             finished: counts.finished(),
@@ -244,11 +247,17 @@ impl Backend {
         let campaign = self.need_campaign(id).await?;
         let counts = self.repo.counts(id).await?;
         let none = Counts::default();
-        let stages = campaign.spec.stages_or_one().into_iter().zip(0_u32..);
-        let stages = stages
-            .map(|(stage, n)| Progress::of(stage.name, n < campaign.open_stages, counts.get(&n).unwrap_or(&none)))
-            .collect();
-        let progress = Progress::of("all".into(), true, &sum(&counts));
+        let all = campaign.spec.stages_or_one();
+        let goes_on = matches!(campaign.state, CampaignState::Running | CampaignState::Paused);
+        let waits = goes_on && usize::try_from(campaign.open_stages).is_ok_and(|open| open < all.len());
+        let stages = all.into_iter().zip(0_u32..).map(|(stage, n)| {
+            let counts = counts.get(&n).unwrap_or(&none);
+            let last = waits && n.saturating_add(1) == campaign.open_stages;
+            let next_shut = last.then(|| shut_reason(&stage.gate, counts)).flatten();
+            Progress::of(stage.name, n < campaign.open_stages, next_shut, counts)
+        });
+        let stages = stages.collect();
+        let progress = Progress::of("all".into(), true, None, &sum(&counts));
         Ok(CampaignView { campaign, progress, stages })
     }
 }

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use pitstop_types::{CampaignId, UpdateId};
+use pitstop_types::{CampaignId, UnixSeconds, UpdateId};
 
 use crate::assignments::step;
 use crate::backend::Backend;
 use crate::campaigns::{BATCH, sum};
-use crate::director::exclude;
+use crate::director::{Case, exclude};
 use crate::error::{Error, causes};
 use crate::model::{
     Assignment, AssignmentState, Campaign, CampaignState, Release, ReleaseState, Stage, Vehicle, new_id,
 };
-use crate::rules::{Exclusion, Fitted, limit_secs, may_open_next, overdue_before, plan_update, stop_reason};
+use crate::rules::{
+    Exclusion, Fitted, held_up_by, limit_secs, may_open_next, overdue_before, plan_update, stop_reason,
+};
 use crate::store::Change;
 
 /// How often the rules are looked at. A second is short against any phase of an update and costs one query per campaign.
@@ -73,18 +75,23 @@ impl Backend {
         let (mut changes, mut told) = (Vec::new(), Vec::new());
         for state in AssignmentState::ALL {
             let Some(before) = overdue_before(state, &campaign.spec.deadlines, now) else { continue };
-            // A paused campaign offers nothing: not the vehicle's fault.
-            if state == AssignmentState::Planned && campaign.state != CampaignState::Running {
+            // A paused campaign offers nothing: not the vehicle's fault. A resumed one grants the whole time again. What was offered
+            // before goes on in a pause, and so does its clock.
+            if state == AssignmentState::Planned && !offers_since(campaign, before) {
                 continue;
             }
+            // Whatever is decided of a row, it is overdue no longer: none keeps those behind the page's end from being looked at.
             for mut assignment in self.repo.in_state_since(&campaign.id, state, before, BATCH).await? {
-                let limit = limit_secs(state, &campaign.spec.deadlines).unwrap_or_default();
-                let (end, reason) = match self.kept_out(campaign, &assignment).await? {
-                    Some(why) => (AssignmentState::Excluded, why.to_string()),
-                    None => (AssignmentState::TimedOut, format!("timed out: {state} for more than {limit} s")),
-                };
-                step(&mut assignment, end, reason, now, &mut changes);
-                told.push(self.raise_rev(&assignment.vin, &mut changes).await?);
+                match self.judge_overdue(campaign, &assignment, before).await? {
+                    Overdue::Ends(end, reason) => {
+                        step(&mut assignment, end, reason, now, &mut changes);
+                        told.push(self.raise_rev(&assignment.vin, &mut changes).await?);
+                    }
+                    Overdue::WaitsFrom(since, reason) => {
+                        (assignment.since, assignment.reason) = (since, reason);
+                        changes.push(Change::PutAssignment(assignment));
+                    }
+                }
             }
         }
         if !changes.is_empty() {
@@ -94,13 +101,34 @@ impl Backend {
         Ok(())
     }
 
-    /// Why a vehicle that was heard of was not offered the update all the time: that is no failure of the update.
-    async fn kept_out(&self, campaign: &Campaign, assignment: &Assignment) -> Result<Option<Exclusion>, Error> {
-        if assignment.state != AssignmentState::Planned {
-            return Ok(None);
+    /// What becomes of an assignment that has been in its state since before `before`.
+    async fn judge_overdue(
+        &self,
+        campaign: &Campaign,
+        assignment: &Assignment,
+        before: UnixSeconds,
+    ) -> Result<Overdue, Error> {
+        let state = assignment.state;
+        if state == AssignmentState::Planned {
+            let case = self.open_case(self.need_vehicle(&assignment.vin).await?).await?;
+            // Nothing is offered beside another update. It stays planned: as excluded nobody would wait for it, and a campaign that is
+            // done meanwhile would never offer it.
+            if let Some((other, until)) = held_up_by(assignment, &case.assignments, self.clock.now())
+                && until >= before
+            {
+                return Ok(Overdue::WaitsFrom(until, format!("update {other} came before it")));
+            }
+            if let Some(why) = self.kept_out(campaign, &case).await? {
+                return Ok(Overdue::Ends(AssignmentState::Excluded, why.to_string()));
+            }
         }
+        let limit = limit_secs(state, &campaign.spec.deadlines).unwrap_or_default();
+        Ok(Overdue::Ends(AssignmentState::TimedOut, format!("timed out: {state} for more than {limit} s")))
+    }
+
+    /// Why a vehicle that was heard of was not offered the update all the time: that is no failure of the update.
+    async fn kept_out(&self, campaign: &Campaign, case: &Case) -> Result<Option<Exclusion>, Error> {
         let release = self.need_release(&campaign.spec.release).await?;
-        let case = self.open_case(self.need_vehicle(&assignment.vin).await?).await?;
         let fitted = Fitted { vehicle: &case.vehicle, ecus: &case.ecus, listed: &case.listed };
         Ok(plan_update(fitted, &release).err().filter(|why| !why.is_silence()))
     }
@@ -205,4 +233,16 @@ impl Backend {
         changes.push(Change::PutVehicle(vehicle.clone()));
         Ok(vehicle)
     }
+}
+
+/// What becomes of an overdue assignment.
+enum Overdue {
+    Ends(AssignmentState, String),
+    /// Its clock starts again, at a moment at which it is not overdue.
+    WaitsFrom(UnixSeconds, String),
+}
+
+/// Has the campaign offered its update all the time since before `before`, as far as its last resumption tells?
+fn offers_since(campaign: &Campaign, before: UnixSeconds) -> bool {
+    campaign.state == CampaignState::Running && campaign.resumed_at.is_none_or(|resumed_at| resumed_at < before)
 }

@@ -33,6 +33,7 @@ impl KnownEcu {
             version: None,
             image_sha256: None,
             silent: false,
+            unreported: true,
             updated_at: now,
         }
     }

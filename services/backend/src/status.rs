@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::assignments::step;
 use crate::backend::Backend;
-use crate::director::Case;
+use crate::director::{Case, under_way};
 use crate::error::Error;
 use crate::model::{Assignment, AssignmentState, Claimed, StatusItem};
 use crate::rules::phase_state;
@@ -122,10 +122,10 @@ impl Backend {
     }
 }
 
-/// What a vehicle with these assignments is to do next.
+/// What a vehicle with these assignments is to do next: what it holds an order for, before anything that it may never be offered.
 pub(crate) fn next_update(assignments: &[Assignment]) -> Option<&UpdateId> {
-    let open = |a: &&Assignment| a.state.is_under_way() || a.state == AssignmentState::Planned;
-    assignments.iter().find(open).map(|assignment| &assignment.id)
+    let planned = || assignments.iter().find(|assignment| assignment.state == AssignmentState::Planned);
+    under_way(assignments).or_else(planned).map(|assignment| &assignment.id)
 }
 
 /// Is the item about this assignment? A vehicle that refuses an order as a whole names no update: it believed nothing in it.

@@ -56,6 +56,7 @@ pub(super) fn ecu_of(report: &EcuVersionReport, now: UnixSeconds) -> Ecu {
         version: report.version.clone(),
         image_sha256: report.installed_image.as_ref().map(|image| image.fileinfo.hashes.sha256.to_string()),
         silent: report.not_responding,
+        unreported: false,
         updated_at: now,
     }
 }

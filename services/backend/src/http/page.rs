@@ -66,7 +66,10 @@ async fn fleet(State(backend): State_) -> Result<Markup, Error> {
                 @for view in &campaigns {
                     tr {
                         td { a href=(format!("/campaigns/{}", view.campaign.id)) { (view.campaign.spec.name) } }
-                        td { (view.campaign.state.as_str()) br; span.dim { (view.campaign.reason) } }
+                        td {
+                            (view.campaign.state.as_str()) br; span.dim { (view.campaign.reason) }
+                            @for why in view.stages.iter().filter_map(|stage| stage.next_shut.as_ref()) { br; span.dim { (why) } }
+                        }
                         td { (bar(&view.progress)) }
                         td { (view.progress.finished) " of " (view.progress.total) " ended" }
                     }
@@ -102,7 +105,10 @@ async fn campaign(State(backend): State_, Path(id): Path<String>) -> Result<Mark
             table {
                 @for stage in &view.stages {
                     tr {
-                        td { (stage.stage) } td { @if stage.open { "open" } @else { "not open yet" } }
+                        td { (stage.stage) } td {
+                            @if stage.open { "open" } @else { "not open yet" }
+                            @if let Some(why) = &stage.next_shut { br; span.dim { "The next one is not: " (why) } }
+                        }
                         td { (bar(stage)) } td { (stage.total) " vehicles, " (stage.failures) " failures" }
                     }
                 }
@@ -136,7 +142,7 @@ async fn vehicle(State(backend): State_, Path(vin): Path<String>) -> Result<Mark
                     tr {
                         td { (ecu.ecu) } td { (ecu.hardware) }
                         td { @if let Some(version) = &ecu.version { b { (version) } } @else { "none" } }
-                        td { (ecu.software_number) } td { (ecu.serial) } td { (at(ecu.updated_at)) }
+                        td { (ecu.software_number) } td { (ecu.serial) } td { @if ecu.unreported { "not yet" } @else { (at(ecu.updated_at)) } }
                     }
                 }
             }

@@ -185,7 +185,7 @@ pub struct Assignment {
     pub state: AssignmentState,
     /// Why it is in this state.
     pub reason: String,
-    /// When it entered the state.
+    /// When it entered the state; of a planned one that had to wait for another update of the vehicle, until when it had to.
     pub since: UnixSeconds,
     /// Since when it counts as a failure, through all states that do.
     #[serde(default)]

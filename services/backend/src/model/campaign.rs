@@ -25,7 +25,7 @@ pub enum Select {
     Percent { from: u8, to: u8 },
 }
 
-/// When the next stage may open.
+/// When the next stage may open. A gate that asks for anything needs one success at least, unless its stage has no vehicle at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gate {
@@ -68,7 +68,7 @@ impl Default for StopRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Deadlines {
-    /// Planned: until the vehicle comes for it.
+    /// Planned: until the vehicle comes for it. Counts again from a resumption, and from the end of another update of the vehicle.
     pub offer_secs: u64,
     /// Offered to downloaded.
     pub download_secs: u64,

@@ -78,6 +78,9 @@ pub struct Ecu {
     /// It did not answer when the manifest was made; the version is what it was thought to run, and proves nothing.
     #[serde(default)]
     pub silent: bool,
+    /// It was put on the list since the last manifest: nothing is known yet of what it runs.
+    #[serde(default)]
+    pub unreported: bool,
     pub updated_at: UnixSeconds,
 }
 

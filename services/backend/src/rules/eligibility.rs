@@ -80,6 +80,11 @@ impl Fitted<'_> {
 /// The parts of an update to `release`: one per ECU that differs, each with the bundle it goes back to.
 pub fn plan_update(fitted: Fitted<'_>, release: &Release) -> Result<Vec<PlanPart>, Exclusion> {
     may_have_it(fitted.vehicle, release)?;
+    // After its list was corrected, what the vehicle has and runs is known with its next manifest; a reason found before that is not
+    // there to stay.
+    if fitted.ecus.is_empty() || fitted.ecus.iter().any(|ecu| ecu.unreported) {
+        return Err(Exclusion::NoReport);
+    }
     let targets: BTreeMap<&HardwareId, &Bundle> = release
         .bundles
         .iter()
@@ -203,6 +208,7 @@ mod tests {
             version: ver.map(version),
             image_sha256: None,
             silent: false,
+            unreported: false,
             updated_at: 0,
         }
     }
@@ -278,6 +284,19 @@ mod tests {
         let silent = Ecu { silent: true, ..ecu("bcm", "bcm-a1", Some("1")) };
         assert!(matches!(plan(&vehicle(), &[silent], &release()), Err(Exclusion::Silent(_))));
         assert_eq!(plan(&vehicle(), &[ecu("x", "x-a1", Some("1"))], &release()), Err(Exclusion::NothingForIt));
+    }
+
+    #[test]
+    fn a_vehicle_whose_list_was_corrected_has_not_yet_reported() {
+        assert_eq!(plan(&vehicle(), &[], &release()), Err(Exclusion::NoReport));
+        let unreported = |id, hw| Ecu { unreported: true, ..ecu(id, hw, None) };
+        let tcu = || ecu("tcu", "tcu-a1", Some("1"));
+        assert_eq!(plan(&vehicle(), &[tcu(), unreported("x", "x-a1")], &release()), Err(Exclusion::NoReport));
+        let mut needs = release();
+        needs.depends = vec![Dependency { hardware: hardware("tpms-a1"), versions: vec![version("7")] }];
+        let ecus = [ecu("bcm", "bcm-a1", Some("1")), unreported("tpms", "tpms-a1")];
+        assert_eq!(plan(&vehicle(), &ecus, &needs), Err(Exclusion::NoReport));
+        assert!(Exclusion::NoReport.may_pass());
     }
 
     #[test]

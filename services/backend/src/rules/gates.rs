@@ -58,18 +58,34 @@ pub fn stop_reason(rule: &StopRule, campaign: &Campaign, counts: &Counts) -> Opt
 }
 
 /// May the stage after the one with these counts open?
+pub fn may_open_next(gate: &Gate, counts: &Counts) -> bool {
+    shut_reason(gate, counts).is_none()
+}
+
+/// Why the stage after the one with these counts stays shut, if it does.
 ///
 /// Vehicles that could not have the update, or whose driver or operator did not want it, say nothing about it: they are neither waited
-/// for nor counted.
-pub fn may_open_next(gate: &Gate, counts: &Counts) -> bool {
-    let successes = counts.of(AssignmentState::Succeeded);
+/// for nor counted. Where nobody else is left, nothing has shown that the update is good, and a gate that asks for that stays shut.
+pub fn shut_reason(gate: &Gate, counts: &Counts) -> Option<String> {
+    let asks = gate.min_successes > 0 || gate.min_success_percent > 0;
+    if !asks || counts.total() == 0 {
+        return None;
+    }
     let eligible = counts.sum(AssignmentState::tells_of_the_update);
+    if eligible == 0 {
+        let states: Vec<String> = counts.0.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        return Some(format!("gate: nobody is left who could show that the update is good: {}", states.join(", ")));
+    }
+    let successes = counts.of(AssignmentState::Succeeded);
+    // A share alone asks for one too: a share of nothing is no share.
+    let needed = gate.min_successes.min(eligible).max(1);
+    if successes < needed {
+        return Some(format!("gate: {successes} successes, {needed} needed, {} vehicles to come", counts.open()));
+    }
     let finished = successes.saturating_add(counts.failures());
-    let enough = successes >= gate.min_successes.min(eligible);
-    // A share of nothing is no share: somebody must have finished.
-    let sample = gate.min_success_percent == 0 || finished >= gate.min_successes.max(1).min(eligible);
-    let good = successes.saturating_mul(100) >= finished.saturating_mul(u64::from(gate.min_success_percent));
-    enough && sample && good
+    let bad = successes.saturating_mul(100) < finished.saturating_mul(u64::from(gate.min_success_percent));
+    let percent = gate.min_success_percent;
+    bad.then(|| format!("gate: {successes} successes among {finished} finished, {percent} % needed"))
 }
 
 #[cfg(test)]
@@ -146,6 +162,34 @@ mod tests {
         assert!(may_open_next(&gate, &counts(&[(Installing, 9), (Succeeded, 1)])));
         assert!(!may_open_next(&gate, &counts(&[(Installing, 8), (Succeeded, 1), (TimedOut, 1)])));
         assert!(may_open_next(&gate, &counts(&[])), "nobody to wait for");
+    }
+
+    #[test]
+    fn a_stage_in_which_nobody_tells_of_the_update_opens_only_a_gate_that_asks_for_nothing() {
+        for gate in [
+            Gate { min_successes: 3, min_success_percent: 95 },
+            Gate { min_successes: 1, min_success_percent: 0 },
+            Gate { min_successes: 0, min_success_percent: 95 },
+        ] {
+            for left_out in [Declined, Cancelled, Superseded, Excluded] {
+                let reason = shut_reason(&gate, &counts(&[(left_out, 4)])).unwrap();
+                assert!(reason.contains(&format!("4 {left_out}")), "{reason}");
+                assert!(may_open_next(&gate, &counts(&[(left_out, 4), (Succeeded, 1)])), "{left_out}");
+            }
+            assert_eq!(shut_reason(&gate, &counts(&[])), None, "no vehicle of the campaign is in the stage");
+        }
+        assert!(may_open_next(&Gate::default(), &counts(&[(Declined, 4)])));
+    }
+
+    #[test]
+    fn a_shut_gate_says_what_it_waits_for() {
+        let gate = Gate { min_successes: 2, min_success_percent: 90 };
+        let reason = |of: &[_]| shut_reason(&gate, &counts(of)).unwrap();
+        assert_eq!(
+            reason(&[(Succeeded, 1), (Installing, 2), (Failed, 1)]),
+            "gate: 1 successes, 2 needed, 2 vehicles to come"
+        );
+        assert_eq!(reason(&[(Succeeded, 2), (Failed, 1)]), "gate: 2 successes among 3 finished, 90 % needed");
     }
 
     #[test]

@@ -5,5 +5,5 @@ mod gates;
 mod progress;
 
 pub use eligibility::{Exclusion, Fitted, plan_update};
-pub use gates::{Counts, may_open_next, stop_reason};
-pub use progress::{limit_secs, overdue_before, phase_state};
+pub use gates::{Counts, may_open_next, shut_reason, stop_reason};
+pub use progress::{held_up_by, limit_secs, overdue_before, phase_state};

@@ -1,10 +1,15 @@
 //! Campaigns over several vehicles.
 
+use pitstop_backend::model::Vehicle;
+use pitstop_backend::store::Change;
+use pitstop_types::Vin;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{VIN, facts};
+use crate::support::VIN;
 use crate::{OTHER, offered, with_world};
+
+const DAY: i64 = 86_400;
 
 #[test]
 fn a_vehicle_that_cannot_have_it_is_told_apart_with_the_reason() {
@@ -62,6 +67,139 @@ fn a_vehicle_that_was_kept_out_all_the_time_is_no_failure_and_the_campaign_ends(
         assert!(state == "excluded" && reason.contains("stolen"), "{state}: {reason}");
         let view = world.get(&path).await;
         assert_eq!((view["state"].as_str(), view["progress"]["failures"].as_u64()), (Some("done"), Some(0)), "{view}");
+    });
+}
+
+#[test]
+fn a_resumed_campaign_grants_the_whole_time_to_come_for_it_again() {
+    with_world(|world| async move {
+        let release = world.release().await;
+        world.device(VIN).await.report(&world).await;
+        let campaign = world.campaign(json!({ "name": "c", "release": release })).await;
+        let path = format!("/api/v1/campaigns/{campaign}");
+        world.pass(DAY);
+        world.post(&format!("{path}/pause"), Value::Null).await;
+        world.pass(14 * DAY);
+        world.backend.tick().await.unwrap();
+        world.post(&format!("{path}/resume"), Value::Null).await;
+        for days in [0, 13] {
+            world.pass(days * DAY);
+            world.backend.tick().await.unwrap();
+            assert_eq!(world.state(VIN).await.0, "planned", "{days} days after");
+        }
+        assert_eq!(world.get(&path).await["progress"]["failures"], 0);
+        world.pass(2 * DAY);
+        world.backend.tick().await.unwrap();
+        assert_eq!(world.state(VIN).await.0, "timed_out");
+    });
+}
+
+#[test]
+fn what_was_offered_before_a_pause_is_signed_in_it_and_its_clock_goes_on() {
+    with_world(|world| async move {
+        let (mut device, campaign, update) = offered(&world).await;
+        world.post(&format!("/api/v1/campaigns/{campaign}/pause"), Value::Null).await;
+        world.pass(DAY);
+        assert_eq!(device.report(&world).await, Some(update));
+        world.pass(7 * DAY);
+        world.backend.tick().await.unwrap();
+        assert_eq!(world.state(VIN).await.0, "timed_out");
+    });
+}
+
+#[test]
+fn a_vehicle_with_another_campaigns_update_is_waited_for_and_then_has_the_whole_time() {
+    for comes in [true, false] {
+        with_world(|world| async move {
+            let (mut device, _, update) = offered(&world).await;
+            device.tell(&update, json!({ "phase": "deferred" })).await;
+            let release = world.release_of("bcm", "3.0", 3).await;
+            let campaign = world.campaign(json!({ "name": "next", "release": release })).await;
+            world.pass(15 * DAY);
+            world.backend.tick().await.unwrap();
+            let (state, reason) = world.state(VIN).await;
+            assert!(state == "planned" && reason.contains(&update), "{state}: {reason}");
+            let view = world.get(&format!("/api/v1/campaigns/{campaign}")).await;
+            assert_eq!(view["state"], "running", "{view}");
+            world.pass(13 * DAY);
+            device.tell(&update, json!({ "phase": "stopped", "result": "declined" })).await;
+            world.pass(13 * DAY);
+            world.backend.tick().await.unwrap();
+            assert_eq!(world.state(VIN).await.0, "planned");
+            if comes {
+                assert!(device.report(&world).await.is_some());
+            } else {
+                world.pass(2 * DAY);
+                world.backend.tick().await.unwrap();
+            }
+            assert_eq!(world.state(VIN).await.0, if comes { "offered" } else { "timed_out" });
+        });
+    }
+}
+
+#[test]
+fn many_vehicles_that_are_waited_for_hide_no_overdue_one() {
+    with_world(|world| async move {
+        let release = world.release().await;
+        let vins: Vec<Vin> = (0..201).map(|n| Vin::new(format!("WP0ZZZ99ZTS{n:06}")).unwrap()).collect();
+        let vehicles = vins.iter().map(|vin| Change::PutVehicle(Vehicle::new(vin.clone(), world.now())));
+        world.backend.repo.apply(vehicles.collect()).await.unwrap();
+        let other = json!({ "name": "other", "release": release });
+        let other = world.post("/api/v1/campaigns", other).await["id"].clone();
+        let campaign = world.campaign(json!({ "name": "c", "release": release })).await;
+        let busy = vins[..200].iter().map(|vin| {
+            let assignment = json!({ "id": format!("u-{}", vin.as_str().to_lowercase()), "campaign": other, "vin": vin, "stage": 0, "state": "deferred",
+                "reason": "", "since": world.now(), "offered_at": world.now(), "install_by": null, "claimed": null });
+            Change::PutAssignment(serde_json::from_value(assignment).unwrap())
+        });
+        world.backend.repo.apply(busy.collect()).await.unwrap();
+        world.pass(15 * DAY);
+        world.backend.tick().await.unwrap();
+        world.backend.tick().await.unwrap();
+        let view = world.get(&format!("/api/v1/campaigns/{campaign}")).await;
+        assert_eq!(view["progress"]["states"], json!({ "planned": 200, "timed_out": 1 }));
+    });
+}
+
+#[test]
+fn a_stage_in_which_everybody_declined_opens_no_other_and_says_so() {
+    with_world(|world| async move {
+        let release = world.release().await;
+        let vins = [VIN, OTHER, "WP0ZZZ99ZTS392126"];
+        let mut devices = Vec::new();
+        for vin in vins {
+            let mut device = world.device(vin).await;
+            device.report(&world).await;
+            devices.push(device);
+        }
+        let gate = json!({ "min_successes": 3, "min_success_percent": 95 });
+        let stages = json!([
+            { "name": "canary", "select": { "by": "list", "vins": vins[..2] }, "gate": gate },
+            { "name": "rest", "select": { "by": "percent", "from": 0, "to": 100 } }
+        ]);
+        let campaign = world.campaign(json!({ "name": "c", "release": release, "stages": stages })).await;
+        let path = format!("/api/v1/campaigns/{campaign}");
+        let waits = world.get(&path).await["stages"][0]["next_shut"].clone();
+        assert_eq!(waits, "gate: 0 successes, 2 needed, 2 vehicles to come");
+        for device in &mut devices[..2] {
+            let update = device.report(&world).await.unwrap();
+            device.tell(&update, json!({ "phase": "stopped", "result": "declined" })).await;
+        }
+        world.backend.tick().await.unwrap();
+        assert_eq!(world.state(vins[2]).await.0, "", "nothing has ever installed it");
+        let view = world.get(&path).await;
+        let why = view["stages"][0]["next_shut"].as_str().unwrap();
+        assert!(view["state"] == "running" && why.contains("2 declined"), "{view}");
+        assert_eq!(view["stages"][1]["next_shut"], Value::Null);
+        for page in ["/".to_owned(), format!("/campaigns/{campaign}")] {
+            let page = world.client().get(format!("{}{page}", world.admin_url())).bearer_auth(world.token());
+            assert!(page.send().await.unwrap().text().await.unwrap().contains(why));
+        }
+        // What an operator does: another campaign with other vehicles first.
+        world.post(&format!("{path}/abort"), Value::Null).await;
+        assert_eq!(world.get(&path).await["stages"][0]["next_shut"], Value::Null);
+        world.campaign(json!({ "name": "again", "release": release, "vins": [vins[2]] })).await;
+        assert!(devices[2].report(&world).await.is_some());
     });
 }
 
@@ -148,10 +286,7 @@ fn a_withdrawn_release_is_offered_no_longer_but_stays_a_way_back() {
         // A vehicle that runs it must be able to leave it, with it as the way back.
         device.set("2.0");
         device.report(&world).await;
-        let next = world.upload("bcm", "3.0", 3).await["id"].clone();
-        let next = world.post("/api/v1/releases", json!({ "name": "fix", "bundles": [next], "facts": facts() })).await;
-        let next = next["id"].as_str().unwrap();
-        world.post(&format!("/api/v1/releases/{next}/publish"), Value::Null).await;
+        let next = world.release_of("bcm", "3.0", 3).await;
         world.campaign(json!({ "name": "fix", "release": next })).await;
         assert!(device.report(&world).await.is_some());
     });

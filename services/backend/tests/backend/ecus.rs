@@ -68,6 +68,27 @@ fn a_vehicle_with_another_ecu_is_believed_again_once_its_list_is_corrected() {
 }
 
 #[test]
+fn a_vehicle_whose_list_was_corrected_is_waited_for_until_it_reports() {
+    for list in [json!([]), listed(&["tcu", "brakes"])] {
+        with_world(|world| async move {
+            let release = world.release().await;
+            let mut device = world.device(VIN).await;
+            device.report(&world).await;
+            let path = format!("/api/v1/vehicles/{VIN}/ecus");
+            assert_eq!(world.call(Method::PUT, &path, list).await.0, 200);
+            let campaign = world.campaign(json!({ "name": "c", "release": release })).await;
+            let (state, reason) = world.state(VIN).await;
+            assert!(state == "planned" && reason.contains("not yet reported"), "{state}: {reason}");
+            world.backend.tick().await.unwrap();
+            assert_eq!(world.get(&format!("/api/v1/campaigns/{campaign}")).await["state"], "running");
+            world.call(Method::PUT, &path, json!([])).await;
+            assert!(device.report(&world).await.is_some());
+            assert_eq!(world.state(VIN).await.0, "offered");
+        });
+    }
+}
+
+#[test]
 fn an_ecu_with_other_hardware_is_another_ecu() {
     with_world(|world| async move {
         let mut device = world.device(VIN).await;

@@ -174,6 +174,25 @@ fn the_number_of_the_order_grows_with_every_end_of_an_update() {
 }
 
 #[test]
+fn the_number_of_the_order_grows_with_an_end_behind_a_planned_update_too() {
+    with_world(|world| async move {
+        let (both, bcm) = (world.release().await, world.release_of("bcm", "3.0", 3).await);
+        // Of adas 0.7 no bundle is known: the first campaign's update stays planned.
+        let mut device = world.device(VIN).await;
+        device.runs[2].1 = Some("0.7".into());
+        device.report(&world).await;
+        for release in [both, bcm] {
+            world.campaign(json!({ "name": "c", "release": release })).await;
+        }
+        let update = device.report(&world).await.unwrap();
+        assert_eq!(device.get("/v1/device/next").await.1["update"], update.as_str());
+        let before = rev(&device).await;
+        device.tell(&update, json!({ "phase": "stopped", "result": "declined" })).await;
+        assert!(rev(&device).await > before);
+    });
+}
+
+#[test]
 fn the_number_of_the_order_grows_when_a_campaign_goes_on_and_when_a_vehicle_is_admitted() {
     with_world(|world| async move {
         let release = world.release().await;

@@ -204,6 +204,15 @@ impl World {
         id
     }
 
+    /// Publishes an update of one ECU; returns its id.
+    pub async fn release_of(&self, ecu: &str, version: &str, counter: u64) -> String {
+        let bundle = self.upload(ecu, version, counter).await["id"].clone();
+        let body = json!({ "name": version, "bundles": [bundle], "facts": facts() });
+        let id = self.post("/api/v1/releases", body).await["id"].as_str().unwrap().to_owned();
+        self.post(&format!("/api/v1/releases/{id}/publish"), Value::Null).await;
+        id
+    }
+
     pub async fn campaign(&self, body: Value) -> String {
         let id = self.post("/api/v1/campaigns", body).await["id"].as_str().unwrap().to_owned();
         self.post(&format!("/api/v1/campaigns/{id}/start"), Value::Null).await;

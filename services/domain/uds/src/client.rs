@@ -185,6 +185,9 @@ impl ClientSession {
         if self.current.is_some() {
             return Err(RequestRefused::UnderWay);
         }
+        // Nothing under way: what the link has not fetched yet is a tester present, or a repetition whose answer has come after
+        // all. Sent first, its end would be taken for the request's and start P2 too early; the request keeps the session alive.
+        self.transmits.clear();
         let suppressed = Request::suppresses_response(&pdu);
         let wait = Wait::Sending { until: now + limits.total };
         self.current = Some(InFlight { addressing, pdu, suppressed, limits, started: now, sent: 0, pending: 0, wait });
@@ -303,7 +306,10 @@ impl ClientSession {
     fn keep_alive_if_due(&mut self, now: Monotonic) {
         if self.keep_alive && now >= self.last_activity + self.timing.s3_client {
             self.last_activity = now;
-            self.transmits.push_back(Transmit { addressing: Addressing::Physical, pdu: vec![0x3E, 0x80] });
+            // One that the link has not taken yet says the same: a bus that heals is not flooded.
+            if self.transmits.is_empty() {
+                self.transmits.push_back(Transmit { addressing: Addressing::Physical, pdu: vec![0x3E, 0x80] });
+            }
         }
     }
 

@@ -59,9 +59,12 @@ pub struct IsoTpChannel {
 }
 
 enum Command {
-    Send { addressing: Addressing, pdu: Vec<u8>, done: oneshot::Sender<Result<(), LinkError>> },
+    Send { addressing: Addressing, pdu: Vec<u8>, done: Done },
     Reset,
 }
+
+/// Tells who ordered a message how it ended; closed once they have given up.
+type Done = oneshot::Sender<Result<(), LinkError>>;
 
 impl IsoTpChannel {
     /// Opens a channel on a bus.
@@ -84,6 +87,7 @@ impl IsoTpChannel {
             waiting: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             sending: None,
+            functional: None,
             deliveries,
         };
         tokio::spawn(driver.run(orders));
@@ -134,20 +138,22 @@ struct Driver {
     waiting: VecDeque<(Whose, CanFrame)>,
     /// Frames with the bus, oldest first; an entry that is dropped takes its frame back.
     unconfirmed: VecDeque<(Whose, Sent)>,
-    sending: Option<oneshot::Sender<Result<(), LinkError>>>,
+    sending: Option<Done>,
+    /// Its frame is in `waiting` or `unconfirmed` for as long as this is here.
+    functional: Option<Functional>,
     deliveries: mpsc::Sender<(Addressing, Vec<u8>)>,
 }
 
-/// A functional frame is not the machine's, so it has its N_As here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Machine,
-    Functional { done: oneshot::Sender<Result<(), LinkError>>, until: Instant },
+    Functional,
 }
 
-impl Whose {
-    fn is_overdue(&self, now: Instant) -> bool {
-        matches!(self, Self::Functional { until, .. } if *until <= now)
-    }
+/// A functional request is one frame and not the machine's, so it has its N_As here.
+struct Functional {
+    done: Done,
+    until: Instant,
 }
 
 impl Driver {
@@ -183,22 +189,23 @@ impl Driver {
                 let room = self.bus.room().await?;
                 Ok::<_, CanError>(self.waiting.pop_front().map(|(whose, frame)| (whose, room.send(frame))))
             };
-            let given_up = async {
-                match &mut self.sending {
-                    Some(done) => done.closed().await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
+                // What was given up goes first: a bus that has room again in the same moment must not get it.
                 biased;
+                () = given_up(self.sending.as_mut()) => self.reset(),
+                () = given_up(self.functional.as_mut().map(|functional| &mut functional.done)) => {
+                    self.end_functional();
+                }
                 frame = self.frames.next() => self.handle_frame(frame)?,
                 result = confirmed => self.handle_confirmed(result)?,
                 handed_over = handed_over => self.unconfirmed.extend(handed_over?),
                 () = overdue => {}
-                () = given_up => self.reset(),
                 order = orders.recv() => match order {
                     Some(Command::Send { addressing, pdu, done }) => self.send(addressing, pdu, done)?,
-                    Some(Command::Reset) => self.reset(),
+                    Some(Command::Reset) => {
+                        self.reset();
+                        self.end_functional();
+                    }
                     None => return Ok(()),
                 },
             }
@@ -209,20 +216,19 @@ impl Driver {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let whose = self.waiting.iter().map(|(whose, _)| whose).chain(self.unconfirmed.iter().map(|(whose, _)| whose));
-        let functional = whose.filter_map(|whose| match whose {
-            Whose::Functional { until, .. } => Some(*until),
-            Whose::Machine => None,
-        });
+        let functional = self.functional.iter().map(|functional| functional.until);
         functional.chain(self.machine.poll_timeout().map(|at| self.origin + at)).min()
     }
 
-    fn send(
-        &mut self,
-        addressing: Addressing,
-        pdu: Vec<u8>,
-        done: oneshot::Sender<Result<(), LinkError>>,
-    ) -> Result<(), CanError> {
+    fn send(&mut self, addressing: Addressing, pdu: Vec<u8>, done: Done) -> Result<(), CanError> {
+        if done.is_closed() {
+            return Ok(());
+        }
+        // The owner orders one message at a time: one still here is given up.
+        self.end_functional();
+        if self.sending.is_some() {
+            self.reset();
+        }
         let transport = |what: String| LinkError::Transport { ecu: self.settings.ecu.clone(), what };
         match (addressing, self.settings.functional_transmit) {
             (Addressing::Functional, Some(id)) => {
@@ -230,7 +236,8 @@ impl Driver {
                     Ok(data) => {
                         let until = Instant::now() + self.settings.isotp.timeout;
                         let frame = CanFrame::new(id, self.settings.fd, &data)?;
-                        self.waiting.push_back((Whose::Functional { done, until }, frame));
+                        self.functional = Some(Functional { done, until });
+                        self.waiting.push_back((Whose::Functional, frame));
                     }
                     Err(error) => drop(done.send(Err(transport(error.to_string())))),
                 }
@@ -291,9 +298,12 @@ impl Driver {
                     self.reset();
                 }
             }
-            // Who ordered it may have given up.
-            Some((Whose::Functional { done, .. }, _)) => {
-                drop(done.send(if late { Err(self.not_sent()) } else { Ok(()) }));
+            Some((Whose::Functional, _)) => {
+                let outcome = if late { Err(self.not_sent()) } else { Ok(()) };
+                if let Some(Functional { done, .. }) = self.functional.take() {
+                    // Who ordered it may have given up.
+                    drop(done.send(outcome));
+                }
             }
             None => {}
         }
@@ -323,26 +333,36 @@ impl Driver {
     fn reset(&mut self) {
         self.sending = None;
         self.machine.reset();
-        self.withdraw();
+        self.withdraw_message();
     }
 
-    fn withdraw(&mut self) {
-        let frames = self.waiting.len() + self.unconfirmed.len();
-        self.waiting.retain(|(whose, _)| !matches!(whose, Whose::Machine));
-        self.unconfirmed.retain(|(whose, _)| !matches!(whose, Whose::Machine));
+    fn withdraw_message(&mut self) {
         // The machine counts on a confirmation for each frame it gave, also when it has given up sending.
-        for _ in self.waiting.len() + self.unconfirmed.len()..frames {
+        for _ in 0..self.withdraw(Whose::Machine) {
             self.machine.handle_sent(self.now());
         }
     }
 
+    /// Takes the functional request back, if there is one: sent late, it would silence the whole bus for a job that has moved on.
+    fn end_functional(&mut self) -> Option<Done> {
+        self.withdraw(Whose::Functional);
+        self.functional.take().map(|functional| functional.done)
+    }
+
+    /// Takes frames back and says how many.
+    fn withdraw(&mut self, owner: Whose) -> usize {
+        let frames = self.waiting.len() + self.unconfirmed.len();
+        self.waiting.retain(|(whose, _)| *whose != owner);
+        self.unconfirmed.retain(|(whose, _)| *whose != owner);
+        frames - self.waiting.len() - self.unconfirmed.len()
+    }
+
     fn fail_overdue(&mut self) {
         let now = Instant::now();
-        let waiting = take_overdue(&mut self.waiting, now);
-        for whose in waiting.into_iter().chain(take_overdue(&mut self.unconfirmed, now)) {
-            if let Whose::Functional { done, .. } = whose {
-                drop(done.send(Err(self.not_sent())));
-            }
+        if self.functional.as_ref().is_some_and(|functional| functional.until <= now)
+            && let Some(done) = self.end_functional()
+        {
+            drop(done.send(Err(self.not_sent())));
         }
     }
 
@@ -366,7 +386,7 @@ impl Driver {
             Event::SendFailed(error) => {
                 let ecu = ecu.clone();
                 if error == SendError::FrameNotSent {
-                    self.withdraw();
+                    self.withdraw_message();
                 }
                 self.settle(Err(LinkError::Transport { ecu, what: error.to_string() }));
             }
@@ -384,12 +404,12 @@ impl Driver {
     }
 }
 
-fn take_overdue<T>(frames: &mut VecDeque<(Whose, T)>, now: Instant) -> Vec<Whose> {
-    let mut overdue = Vec::new();
-    while let Some(at) = frames.iter().position(|(whose, _)| whose.is_overdue(now)) {
-        overdue.extend(frames.remove(at).map(|(whose, _)| whose));
+/// Completes when who ordered the message has given up; without an order never. Cancel safe.
+async fn given_up(done: Option<&mut Done>) {
+    match done {
+        Some(done) => done.closed().await,
+        None => std::future::pending().await,
     }
-    overdue
 }
 
 #[cfg(test)]

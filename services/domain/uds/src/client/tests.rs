@@ -101,6 +101,36 @@ fn an_idle_session_is_kept_alive_only_when_asked() {
     session.handle_timeout(2000 * MS);
     assert_eq!(session.poll_transmit().unwrap().pdu, [0x3E, 0x80]);
     assert_eq!(session.poll_timeout(), Some(4000 * MS));
+    for later in [4000, 6000, 8000] {
+        session.handle_timeout(later * MS);
+    }
+    assert!(
+        session.poll_transmit().is_some() && session.poll_transmit().is_none(),
+        "the link took none: one is enough"
+    );
+}
+
+#[test]
+fn a_tester_present_that_is_still_queued_gives_way_to_the_next_request() {
+    let mut session = session();
+    session.keep_alive(true);
+    session.handle_timeout(2000 * MS);
+    let block = Request::TransferData { counter: 1, data: vec![0; 100] };
+    session.request(2100 * MS, &block, StepLimits { total: 5000 * MS, repeats: 0 }).unwrap();
+    assert_eq!(session.poll_transmit().unwrap().pdu.first(), Some(&0x36));
+    assert_eq!(session.poll_transmit(), None);
+    assert_eq!(session.poll_timeout(), Some(7100 * MS), "P2 waits for the request's own end of sending");
+    session.handle_sent(6000 * MS);
+    assert_eq!(session.poll_timeout(), Some(6050 * MS));
+}
+
+#[test]
+fn a_refused_request_takes_nothing_from_the_one_under_way() {
+    let mut session = session();
+    let limits = StepLimits::for_request(&read_version());
+    session.request(Duration::ZERO, &read_version(), limits).unwrap();
+    assert_eq!(session.request(MS, &read_version(), limits), Err(RequestRefused::UnderWay));
+    assert_eq!(session.poll_transmit().unwrap().pdu, [0x22, 0xF1, 0x89]);
 }
 
 #[test]

@@ -7,6 +7,12 @@ fn channel(bus: &CanBus) -> IsoTpChannel {
     IsoTpChannel::open(bus, IsoTpSettings::tester("bcm", REQUEST, CanId::Standard(0x7E8), false)).unwrap()
 }
 
+/// How many frames the bus has room for; frames that were taken back fill it too until the backend passes over them.
+fn room(bus: &CanBus) -> usize {
+    let rooms: Vec<_> = std::iter::from_fn(|| bus.try_room().unwrap()).collect();
+    rooms.len()
+}
+
 /// What a bus that takes nothing has to send once it recovers.
 fn left_over(wire: &mut Wire) -> Vec<CanFrame> {
     std::iter::from_fn(|| wire.try_next().map(|outgoing| outgoing.frame)).collect()
@@ -79,6 +85,100 @@ async fn a_request_given_up_is_taken_back() {
     assert_eq!(outgoing.frame.data().get(..3), Some([0x02, 0x3E, 0x00].as_slice()));
     outgoing.settle(Ok(()));
     sending.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_functional_request_given_up_is_taken_back() {
+    let (bus, mut wire) = CanBus::new("can0", false);
+    let mut channel = channel(&bus);
+    let give_up = Duration::from_millis(300);
+    for pdu in [&[0x28, 0x81, 0x01][..], &[0x85, 0x82], &[0x10, 0x83]] {
+        tokio::time::timeout(give_up, channel.send(Addressing::Functional, pdu)).await.unwrap_err();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(left_over(&mut wire), []);
+    }
+    // The next one begins afresh.
+    let sending = tokio::spawn(async move { channel.send(Addressing::Functional, &[0x3E, 0x80]).await });
+    let outgoing = wire.next().await.unwrap();
+    assert_eq!(outgoing.frame.data().get(..3), Some([0x02, 0x3E, 0x80].as_slice()));
+    outgoing.settle(Ok(()));
+    sending.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_recovers_as_a_request_is_given_up_does_not_get_it() {
+    for addressing in [Addressing::Physical, Addressing::Functional] {
+        let (bus, mut wire) = CanBus::new("can0", false);
+        let all = room(&bus);
+        let other = CanFrame::classic(CanId::Standard(0x100), &[]).unwrap();
+        while let Some(room) = bus.try_room().unwrap() {
+            drop(room.send(other));
+        }
+        let mut channel = channel(&bus);
+        let give_up = Duration::from_millis(300);
+        tokio::time::timeout(give_up, channel.send(addressing, &[0x10, 0x83])).await.unwrap_err();
+        assert_eq!(left_over(&mut wire), []);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(room(&bus), all, "{addressing:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_given_up_before_the_channel_has_read_it_never_reaches_the_bus() {
+    let (bus, _wire) = CanBus::new("can0", false);
+    let all = room(&bus);
+    let mut channel = channel(&bus);
+    for addressing in [Addressing::Physical, Addressing::Functional] {
+        tokio::select! {
+            biased;
+            result = channel.send(addressing, &[0x10, 0x83]) => panic!("{result:?}"),
+            () = std::future::ready(()) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(room(&bus), all, "{addressing:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn beginning_anew_takes_a_functional_request_back_and_keeps_count_of_confirmations() {
+    let (bus, mut wire) = CanBus::new("can0", false);
+    let mut channel = channel(&bus);
+    let commands = channel.commands.clone();
+    // A long answer begins, so that the bus holds a flow control as well.
+    let first = [0x10, 0x14, 0x62, 0xF1, 0x89, 1, 2, 3];
+    wire.deliver(CanFrame::classic(CanId::Standard(0x7E8), &first).unwrap());
+    let sending = tokio::spawn(async move {
+        let result = channel.send(Addressing::Functional, &[0x28, 0x81, 0x01]).await;
+        (channel, result)
+    });
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    commands.send(Command::Reset).await.unwrap();
+    // Long before N_As.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(left_over(&mut wire), []);
+    let (mut channel, result) = sending.await.unwrap();
+    assert!(result.is_err());
+    // One confirmation ends the next request: none is owed to a frame that was taken back.
+    let sending = tokio::spawn(async move { channel.send(Addressing::Physical, &[0x3E, 0x00]).await });
+    wire.next().await.unwrap().settle(Ok(()));
+    sending.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_functional_request_given_up_leaves_an_answer_under_way_alone() {
+    let (bus, mut wire) = CanBus::new("can0", false);
+    let mut channel = channel(&bus);
+    let answer = |data: &[u8]| CanFrame::classic(CanId::Standard(0x7E8), data).unwrap();
+    wire.deliver(answer(&[0x10, 0x08, 0x62, 0xF1, 0x89, 1, 2, 3]));
+    let give_up = Duration::from_millis(300);
+    tokio::time::timeout(give_up, channel.send(Addressing::Functional, &[0x28, 0x81, 0x01])).await.unwrap_err();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let flow = wire.try_next().unwrap();
+    assert_eq!(flow.frame.data().first(), Some(&0x30));
+    flow.settle(Ok(()));
+    assert_eq!(left_over(&mut wire), []);
+    wire.deliver(answer(&[0x21, 4, 5]));
+    assert_eq!(channel.receive().await.unwrap(), [0x62, 0xF1, 0x89, 1, 2, 3, 4, 5]);
 }
 
 #[tokio::test(start_paused = true)]
