@@ -7,7 +7,7 @@ use pitstop_types::{CampaignId, UnixSeconds, UpdateId};
 use crate::assignments::step;
 use crate::backend::Backend;
 use crate::campaigns::{BATCH, sum};
-use crate::director::{Case, exclude};
+use crate::director::{Case, exclude, under_way};
 use crate::error::{Error, causes};
 use crate::model::{
     Assignment, AssignmentState, Campaign, CampaignState, Release, ReleaseState, Stage, Vehicle, new_id,
@@ -175,8 +175,8 @@ impl Backend {
             after = last.vin.to_string();
             let (mut changes, mut told) = (Vec::new(), Vec::new());
             for vehicle in batch {
-                if self.takes(campaign, stage, &vehicle).await? {
-                    told.push(self.assign(campaign, &release, vehicle, &listed, &mut changes).await?);
+                if let Some(others) = self.takes(campaign, stage, &vehicle).await? {
+                    told.push(self.assign(campaign, &release, vehicle, &others, &listed, &mut changes).await?);
                 }
             }
             self.repo.apply(changes).await?;
@@ -189,13 +189,19 @@ impl Backend {
         Ok(self.repo.apply(vec![Change::PutCampaign(campaign.clone()), audit]).await?)
     }
 
-    async fn takes(&self, campaign: &Campaign, stage: &Stage, vehicle: &Vehicle) -> Result<bool, Error> {
+    /// The vehicle's assignments of other campaigns, if it belongs to the stage and has none of this campaign.
+    async fn takes(
+        &self,
+        campaign: &Campaign,
+        stage: &Stage,
+        vehicle: &Vehicle,
+    ) -> Result<Option<Vec<Assignment>>, Error> {
         let meant = campaign.spec.vins.as_ref().is_none_or(|vins| vins.contains(&vehicle.vin));
         if !meant || !stage.select.takes(&campaign.id, &vehicle.vin) {
-            return Ok(false);
+            return Ok(None);
         }
         let assignments = self.repo.assignments_of_vehicle(&vehicle.vin).await?;
-        Ok(!assignments.iter().any(|assignment| assignment.campaign == campaign.id))
+        Ok(Some(assignments).filter(|all| all.iter().all(|assignment| assignment.campaign != campaign.id)))
     }
 
     async fn assign(
@@ -203,6 +209,7 @@ impl Backend {
         campaign: &Campaign,
         release: &Release,
         mut vehicle: Vehicle,
+        others: &[Assignment],
         listed: &std::collections::BTreeMap<String, crate::model::Bundle>,
         changes: &mut Vec<Change>,
     ) -> Result<Vehicle, Error> {
@@ -226,7 +233,10 @@ impl Backend {
             ecus: Vec::new(),
         };
         changes.push(Change::PutAssignment(assignment.clone()));
-        if let Err(why) = plan_update(Fitted { vehicle: &vehicle, ecus: &ecus, listed }, release) {
+        // What another update is changing just now is judged when that has ended.
+        if under_way(others).is_none()
+            && let Err(why) = plan_update(Fitted { vehicle: &vehicle, ecus: &ecus, listed }, release)
+        {
             exclude(&mut assignment, &why, now, changes);
         }
         vehicle.rev = vehicle.rev.saturating_add(1);

@@ -6,7 +6,7 @@ use pitstop_types::Vin;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::VIN;
+use crate::support::{VIN, facts};
 use crate::{OTHER, offered, with_world};
 
 const DAY: i64 = 86_400;
@@ -133,6 +133,31 @@ fn a_vehicle_with_another_campaigns_update_is_waited_for_and_then_has_the_whole_
                 world.backend.tick().await.unwrap();
             }
             assert_eq!(world.state(VIN).await.0, if comes { "offered" } else { "timed_out" });
+        });
+    }
+}
+
+#[test]
+fn a_vehicle_that_is_being_updated_is_judged_by_what_it_runs_afterwards() {
+    for (result, end) in [("all-new", "offered"), ("declined", "excluded")] {
+        with_world(|world| async move {
+            let (mut device, _, update) = offered(&world).await;
+            let bundle = world.upload("bcm", "3.0", 3).await["id"].clone();
+            let body =
+                json!({ "name": "next", "bundles": [bundle], "facts": facts(), "allowed_from": { "bcm-a1": ["2.0"] } });
+            let release = world.post("/api/v1/releases", body).await["id"].as_str().unwrap().to_owned();
+            world.post(&format!("/api/v1/releases/{release}/publish"), Value::Null).await;
+            world.campaign(json!({ "name": "next", "release": release })).await;
+            world.backend.tick().await.unwrap();
+            assert_eq!(world.state(VIN).await.0, "planned");
+            if result == "all-new" {
+                device.set("2.0");
+                device.report(&world).await;
+            }
+            device.tell(&update, json!({ "phase": "stopped", "result": result })).await;
+            device.report(&world).await;
+            let (state, reason) = world.state(VIN).await;
+            assert_eq!(state, end, "{reason}");
         });
     }
 }
