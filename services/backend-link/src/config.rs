@@ -75,8 +75,8 @@ pub enum SettingsError {
     Read(PathBuf, #[source] std::io::Error),
     #[error("{} is not a vehicle description with a VIN: {text}", .path.display())]
     Vehicle { path: PathBuf, text: String },
-    #[error("the vehicle description's VIN")]
-    Vin(#[from] IdError),
+    #[error("vin in {}", .path.display())]
+    Vin { path: PathBuf, source: IdError },
 }
 
 impl Config {
@@ -125,7 +125,7 @@ impl Settings {
         let wrong = |text: String| SettingsError::Vehicle { path: self.vehicle.clone(), text };
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| wrong(e.message().to_owned()))?;
         let vin = table.get("vin").and_then(toml::Value::as_str).ok_or_else(|| wrong("it has no vin".into()))?;
-        Ok(Vin::new(vin)?)
+        Vin::new(vin).map_err(|source| SettingsError::Vin { path: self.vehicle.clone(), source })
     }
 }
 

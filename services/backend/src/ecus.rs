@@ -46,7 +46,7 @@ impl KnownEcu {
 /// Refuses a list that no manifest could ever equal: every manifest names the TCU, and each ECU once.
 pub(crate) fn check_list(list: &[KnownEcu]) -> Result<(), Error> {
     if list.len() > pitstop_types::MAX_DECISION_ECUS {
-        return Err(Error::TooLarge("the list of ECUs", pitstop_types::MAX_DECISION_ECUS as u64));
+        return Err(Error::TooMany("the list of ECUs", pitstop_types::MAX_DECISION_ECUS));
     }
     let mut ids = BTreeSet::new();
     if let Some(twice) = list.iter().find(|known| !ids.insert(&known.id)) {

@@ -24,6 +24,9 @@ pub enum Error {
     Unauthenticated,
     #[error("{0} is larger than {1} bytes")]
     TooLarge(&'static str, u64),
+    /// What, and how many are taken.
+    #[error("{0} has more than {1} entries")]
+    TooMany(&'static str, usize),
     #[error("the body is larger than allowed")]
     BodyTooLarge,
     /// The manifest is not believed: code by cause.
@@ -51,7 +54,7 @@ impl Error {
             Self::Conflict(_) => "conflict",
             Self::Forbidden(code, _) | Self::Manifest(code, _) => code,
             Self::Unauthenticated => "unauthenticated",
-            Self::TooLarge(..) | Self::BodyTooLarge => "too-large",
+            Self::TooLarge(..) | Self::TooMany(..) | Self::BodyTooLarge => "too-large",
             Self::Bundle(_) => "bundle-refused",
             Self::Store(_) | Self::Internal(..) => "internal",
         }
@@ -64,7 +67,7 @@ impl Error {
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::Forbidden(..) => StatusCode::FORBIDDEN,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::TooLarge(..) | Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge(..) | Self::TooMany(..) | Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Manifest(..) | Self::Bundle(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Store(_) | Self::Internal(..) => StatusCode::INTERNAL_SERVER_ERROR,
         }

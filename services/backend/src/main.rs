@@ -1,5 +1,6 @@
 //! `pitstop-backend`: makes a backend, serves it, and makes provisioning tokens.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use pitstop_backend::backend::Backend;
 use pitstop_backend::clock::Clock;
+use pitstop_backend::error::Error;
 use pitstop_backend::init::{InitOptions, init};
 use pitstop_backend::offline::PackageOptions;
 use pitstop_backend::serve::serve;
@@ -15,10 +17,23 @@ use pitstop_backend::settings::{DataDir, Settings};
 use pitstop_backend::vehicles::RegisterVehicle;
 use pitstop_types::Vin;
 
+const EXIT_STATUSES: &str = "\
+Exit statuses:
+  0  done; for serve: ended by SIGTERM or Ctrl-C
+  1  it failed; the reason is on standard error
+  2  the command line is wrong
+
+With --json a reason is also on standard output, as one line {\"error\":{\"name\",\"text\"}}.";
+
 #[derive(Parser)]
-#[command(name = "pitstop-backend", version, about = "Backend of the Pitstop over-the-air update stack")]
+#[command(
+    name = "pitstop-backend",
+    version,
+    about = "Backend of the Pitstop over-the-air update stack",
+    after_help = EXIT_STATUSES
+)]
 struct Cli {
-    /// Write results as one line of JSON.
+    /// Write results as one line of JSON, errors too.
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -114,15 +129,56 @@ struct ServeArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(wrong) => {
+            if wrong.use_stderr() && asks_for_json(std::env::args_os().skip(1)) {
+                println!("{}", error_line("Usage", &usage(&wrong)));
+            }
+            // Says it in clap's own words; help and version too, which are no errors.
+            wrong.exit()
+        }
+    };
     log_to_stderr();
+    let json = cli.json;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pitstop-backend: {error:#}");
+            if json {
+                println!("{}", error_line(&error_name(&error), &format!("{error:#}")));
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error for programs.
+fn error_line(name: &str, text: &str) -> String {
+    serde_json::json!({ "error": { "name": name, "text": text } }).to_string()
+}
+
+/// The code of the operators' interface in the form that names have on command lines (`not-found` is `NotFound`); `Failed` for an error
+/// that has no code there.
+fn error_name(error: &anyhow::Error) -> String {
+    let Some(error) = error.downcast_ref::<Error>() else { return "Failed".to_owned() };
+    let capital = |word: &str| {
+        let mut letters = word.chars();
+        letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect::<String>()
+    };
+    error.code().split('-').map(capital).collect()
+}
+
+/// Whether JSON is asked for in a command line that is wrong in some other place, so that nothing else of it can be told.
+fn asks_for_json(words: impl IntoIterator<Item = OsString>) -> bool {
+    words.into_iter().take_while(|word| word != "--").any(|word| word == "--json")
+}
+
+/// clap's reason in one line, without its tips.
+fn usage(wrong: &clap::Error) -> String {
+    let text = wrong.render().to_string();
+    let reason = text.split("\n\n").next().unwrap_or_default();
+    reason.split_whitespace().skip_while(|word| *word == "error:").collect::<Vec<_>>().join(" ")
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -132,7 +188,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Claim { dir, vin } => run_claim(cli.json, dir, vin),
         Command::OfflinePackage(args) => run_package(cli.json, args),
         Command::Openapi => {
-            println!("{}", serde_json::to_string_pretty(&pitstop_backend::http::openapi())?);
+            let document = pitstop_backend::http::openapi();
+            let print = if cli.json { serde_json::to_string } else { serde_json::to_string_pretty };
+            println!("{}", print(&document)?);
             Ok(())
         }
     }
@@ -251,5 +309,40 @@ fn log_to_stderr() {
     let level = std::env::var("PITSTOP_LOG").ok().and_then(|word| word.parse().ok()).unwrap_or(log::LevelFilter::Info);
     if log::set_logger(&Stderr).is_ok() {
         log::set_max_level(level);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn an_error_for_programs_has_a_name_and_is_one_line() {
+        let missing = anyhow::Error::new(Error::NotFound("release")).context("making the package");
+        assert_eq!(error_name(&missing), "NotFound");
+        assert_eq!(
+            error_line(&error_name(&missing), &format!("{missing:#}")),
+            r#"{"error":{"name":"NotFound","text":"making the package: there is no such release"}}"#
+        );
+        let other = anyhow::anyhow!("two\nlines");
+        assert_eq!(error_name(&other), "Failed");
+        assert_eq!(error_line("Failed", &other.to_string()).lines().count(), 1);
+    }
+
+    #[test]
+    fn a_wrong_command_line_has_its_reason_in_one_line() {
+        let words = ["openapi", "--json", "--nonsense"];
+        let wrong = Cli::try_parse_from(["pitstop-backend"].iter().chain(&words)).err().unwrap();
+        assert!(wrong.use_stderr() && asks_for_json(words.map(OsString::from)));
+        assert_eq!(usage(&wrong), "unexpected argument '--nonsense' found");
+        assert!(!asks_for_json(["openapi", "--", "--json"].map(OsString::from)));
+    }
+
+    #[test]
+    fn the_help_tells_the_exit_statuses() {
+        let help = Cli::command().render_help().to_string();
+        assert!(["  0  ", "  1  ", "  2  "].iter().all(|status| help.contains(status)), "{help}");
     }
 }

@@ -22,16 +22,16 @@ pub struct NewRelease {
     /// Bundle ids, one per hardware.
     pub bundles: Vec<String>,
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<crate::model::Facts>)]
     pub facts: Option<PromptFacts>,
     #[serde(default)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = BTreeMap<String, Vec<String>>)]
     pub allowed_from: BTreeMap<HardwareId, Vec<SoftwareVersion>>,
     #[serde(default)]
     pub depends: Vec<Dependency>,
     /// Release counters below which nothing may return once this release is committed, per hardware; at most its own counter.
     #[serde(default)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub security_floors: BTreeMap<HardwareId, u64>,
 }
 

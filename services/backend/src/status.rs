@@ -38,7 +38,7 @@ impl Backend {
     /// Takes outbox items; all that have been seen are acknowledged, seen before or now.
     pub async fn take_status(&self, device: &str, mut items: Vec<StatusItem>) -> Result<Ack, Error> {
         if items.len() > MAX_ITEMS {
-            return Err(Error::TooLarge("the list of status items", MAX_ITEMS as u64));
+            return Err(Error::TooMany("the list of status items", MAX_ITEMS));
         }
         items.sort_by_key(|item| item.seq);
         let deciding = self.decide().await;

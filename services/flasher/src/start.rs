@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use pitstop_bundle_io::Keyring;
 use pitstop_runtime::{Args, Context, Operations};
 
-use crate::adapters::{BusSafety, CanLinks, FileKeys, ValidatorBundles};
+use crate::adapters::{BusSafety, CanLinks, FileKeys, Times, ValidatorBundles};
 use crate::bus::FlasherObject;
 use crate::config::{self, Settings};
 use crate::service::{Flasher, Parts};
@@ -23,11 +23,12 @@ async fn run(context: Context) -> anyhow::Result<()> {
     let pem = std::fs::read(&keyring).with_context(|| format!("reading the keyring {}", keyring.display()))?;
     let keyring = Keyring::from_pem(&pem).with_context(|| format!("the keyring {} is refused", keyring.display()))?;
     let storage = context.storage()?;
+    let times = Arc::new(Times::new(storage.clone(), pitstop_runtime::wall_clock));
     let bus = context.bus().await?;
     let flasher = Flasher::new(Parts {
         links: Arc::new(CanLinks::new(context.root().to_owned(), &vehicle)),
-        bundles: Arc::new(ValidatorBundles::new(bus.clone(), keyring)),
-        safety: Arc::new(BusSafety::new(bus.clone())),
+        bundles: Arc::new(ValidatorBundles::new(bus.clone(), keyring, times.clone())),
+        safety: Arc::new(BusSafety::new(bus.clone(), times)),
         keys: Arc::new(FileKeys::new(context.path(&settings.secrets))),
         storage: storage.clone(),
         vehicle,

@@ -29,8 +29,8 @@ async function send(where, body, section) {
     const headers = { "content-type": "application/json", "x-pitstop": "1" };
     const reply = await fetch(where, { method: "POST", headers, body: JSON.stringify(body) });
     if (reply.ok) return; // The stream takes the section off the screen.
-    const refusal = await reply.json();
-    problem.textContent = `${refusal.text} (${refusal.advice})`;
+    const { error } = await reply.json();
+    problem.textContent = `${error.text} (${error.advice})`;
   } catch {
     problem.textContent = "No connection. Please try again.";
   }
@@ -77,13 +77,19 @@ function sync(list, items, show) {
   }
 }
 
+// What stands above the messages, or in place of them.
+function stateOf({ connected, failure, prompts, notices }) {
+  if (failure) return `The update service cannot be asked: ${failure.text} (${failure.advice}).`;
+  if (!connected) return "The update service does not answer.";
+  return prompts.length + notices.length > 0 ? "" : "No messages.";
+}
+
 function show(screen) {
   sync(byId("prompts"), screen.prompts, showPrompt);
   sync(byId("notices"), screen.notices, showNotice);
-  const something = screen.prompts.length + screen.notices.length > 0;
-  byId("state").textContent = !screen.connected ? "The update service does not answer." : something ? "" : "No messages.";
+  byId("state").textContent = stateOf(screen);
 }
 
 const events = new EventSource("/events");
 events.onmessage = (event) => show(JSON.parse(event.data));
-events.onerror = () => show({ connected: false, prompts: [], notices: [] });
+events.onerror = () => show({ connected: false, failure: null, prompts: [], notices: [] });

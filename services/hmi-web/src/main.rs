@@ -3,6 +3,7 @@
 //! It uses the contract for screens only, `io.pitstop.Ota1.Prompts` and the objects it lists, with the rights of the group
 //! `pitstop-hmi-client`. Read `mirror.rs` first: it is all that a screen has to do on the bus. `web.rs` brings that to a browser.
 
+mod failure;
 mod mirror;
 mod web;
 

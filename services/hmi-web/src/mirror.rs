@@ -9,6 +9,8 @@ use tokio::sync::watch;
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedObjectPath};
 
+use crate::failure::Failure;
+
 /// After the HMI service went away it is looked for again at this period, in case nobody tells that it is back.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
@@ -17,6 +19,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 pub struct Screen {
     /// Whether the HMI service answers. If not, the lists are empty, because old questions must not be answered.
     pub connected: bool,
+    /// Why it does not: it is away, or the bus does not let this user ask it.
+    pub failure: Option<Failure>,
     pub prompts: Vec<Prompt>,
     pub notices: Vec<Notice>,
 }
@@ -54,7 +58,12 @@ pub async fn start(bus: &Connection) -> zbus::Result<watch::Receiver<Screen>> {
     let bus = bus.clone();
     tokio::spawn(async move {
         while !sender.is_closed() {
-            let now = look(&bus, &prompts).await.unwrap_or_default();
+            let now = look(&bus, &prompts)
+                .await
+                .unwrap_or_else(|error| Screen { failure: Some(Failure::from(&error)), ..Screen::default() });
+            if sender.borrow().failure != now.failure {
+                log_change(now.failure.as_ref());
+            }
             let connected = now.connected;
             sender.send_if_modified(|old| std::mem::replace(old, now.clone()) != now);
             tokio::select! {
@@ -65,6 +74,14 @@ pub async fn start(bus: &Connection) -> zbus::Result<watch::Receiver<Screen>> {
         }
     });
     Ok(receiver)
+}
+
+/// One line on standard error when something begins to fail, fails otherwise, or works again: it is looked at every two seconds.
+fn log_change(failure: Option<&Failure>) {
+    match failure {
+        Some(Failure { name, text, advice }) => eprintln!("pitstop-hmi-web: {text} ({name}). What to do: {advice}."),
+        None => eprintln!("pitstop-hmi-web: the HMI service answers"),
+    }
 }
 
 /// One item for everything that may change the screen.
@@ -117,4 +134,32 @@ async fn read_notice(bus: &Connection, path: OwnedObjectPath) -> zbus::Result<No
         end: notice.end().await?,
         text: notice.text().await?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The HMI service as the bus shows it to a user who is not in the group of screens.
+    struct OutOfReach;
+
+    #[zbus::interface(name = "io.pitstop.Ota1.Prompts")]
+    impl OutOfReach {
+        fn list_prompts(&self) -> zbus::fdo::Result<Vec<OwnedObjectPath>> {
+            Err(zbus::fdo::Error::AccessDenied("a rule of the bus".to_owned()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_by_the_bus_is_shown_with_its_advice() {
+        let (server, client) = pitstop_runtime::testing::pair().await;
+        server.object_server().at(pitstop_dbus::object_path("Hmi"), OutOfReach).await.unwrap();
+        let mut screen = start(&client).await.unwrap();
+        let shown = screen.wait_for(|screen| screen.failure.is_some()).await.unwrap().clone();
+        assert!(!shown.connected);
+        let json = serde_json::to_value(&shown).unwrap();
+        assert_eq!(json["failure"]["name"], "AccessDenied");
+        assert!(json["failure"]["text"].as_str().unwrap().contains("a rule of the bus"), "{json}");
+        assert!(json["failure"]["advice"].as_str().unwrap().contains("pitstop-hmi-client"), "{json}");
+    }
 }

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use zbus::Connection;
 
+use crate::failure::Failure;
 use crate::mirror::Screen;
 
 /// An answer's origin, as the consent log names it.
@@ -103,14 +104,20 @@ struct Acknowledge {
 async fn answer(State(app): State<App>, Json(answer): Json<Answer>) -> Result<StatusCode, Refused> {
     let path = own_object(answer.path)?;
     let prompt = PromptProxy::builder(&app.bus).path(path).build().await.map_err(OtaError::Bus)?;
-    prompt.answer(&answer.choice, answer.at, ORIGIN, &answer.text_digest).await?;
+    // A new text has an object of its own; that of the old one is gone, as is the object of a prompt that is forgotten.
+    let replaced = "this question was replaced or withdrawn; read the screen again";
+    let answered = prompt.answer(&answer.choice, answer.at, ORIGIN, &answer.text_digest).await;
+    answered.map_err(|error| if error.is_gone() { OtaError::TextChanged(replaced.to_owned()) } else { error })?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 async fn acknowledge(State(app): State<App>, Json(notice): Json<Acknowledge>) -> Result<StatusCode, Refused> {
     let path = own_object(notice.path)?;
     let notice = NoticeProxy::builder(&app.bus).path(path).build().await.map_err(OtaError::Bus)?;
-    notice.acknowledge().await?;
+    // A notice's object goes when somebody acknowledges it, not with a new text.
+    let seen = "this notice was acknowledged already; read the screen again";
+    let acknowledged = notice.acknowledge().await;
+    acknowledged.map_err(|error| if error.is_gone() { OtaError::AlreadyAnswered(seen.to_owned()) } else { error })?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -137,18 +144,7 @@ impl IntoResponse for Refused {
             OtaError::AlreadyAnswered(_) | OtaError::TextChanged(_) | OtaError::WrongPhase(_) => StatusCode::CONFLICT,
             _ => StatusCode::BAD_GATEWAY,
         };
-        let body = serde_json::json!({"error": self.0.short_name(), "text": self.0.text(), "advice": self.advice()});
-        (status, Json(body)).into_response()
-    }
-}
-
-impl Refused {
-    /// What to do next. The bus refuses whoever is not in the group of screens, however well the service runs.
-    fn advice(&self) -> String {
-        if self.0.is_bus_error("AccessDenied") {
-            return format!("run it as a member of {}", crate::SCREEN_GROUP);
-        }
-        self.0.advice().to_owned()
+        (status, Json(serde_json::json!({"error": Failure::from(&self.0)}))).into_response()
     }
 }
 

@@ -12,6 +12,8 @@ const FORMAT: u32 = 1;
 pub const MAX_KEPT: usize = 64;
 /// Longest text of a notice, in bytes.
 pub const MAX_NOTICE_BYTES: usize = 4000;
+/// Ends the name of a copy that [`Document::keep_damaged`] made. No update's id holds a dot.
+const DAMAGED: &str = ".damaged";
 /// A time given in whole minutes may already lie this far back when the answer arrives, in seconds.
 const TOLERANCE_SECS: i64 = 60;
 
@@ -67,6 +69,11 @@ pub enum Change {
 
 impl Desk {
     /// Reads what is stored and completes what a power cut left half done. An update may be put `schedule_ahead` at most.
+    ///
+    /// A prompt or notice that is damaged is put aside as `NAME.damaged`, and all others are served: who asked finds the prompt
+    /// unknown and asks again.
+    ///
+    /// Errors: the disk cannot be read, or the log of answers not completed.
     pub fn load(storage: Arc<dyn Storage>, schedule_ahead: Duration) -> Result<Self, StoreError> {
         let mut desk = Self {
             consents: ChainedLog::new(storage.clone(), "consents"),
@@ -76,20 +83,38 @@ impl Desk {
             schedule_ahead,
             storage,
         };
-        for name in desk.storage.list("prompts/")? {
-            if let Some(prompt) = Document::<Prompt>::new(desk.storage.clone(), name, FORMAT).load()? {
-                desk.next_number = desk.next_number.max(prompt.number + 1);
-                desk.prompts.insert(prompt.update.clone(), prompt);
-            }
+        for prompt in desk.load_all::<Prompt>("prompts/")? {
+            desk.next_number = desk.next_number.max(prompt.number + 1);
+            desk.prompts.insert(prompt.update.clone(), prompt);
         }
-        for name in desk.storage.list("notices/")? {
-            if let Some(notice) = Document::<Notice>::new(desk.storage.clone(), name, FORMAT).load()? {
-                desk.next_number = desk.next_number.max(notice.number + 1);
-                desk.notices.insert(notice.update.clone(), notice);
-            }
+        for notice in desk.load_all::<Notice>("notices/")? {
+            desk.next_number = desk.next_number.max(notice.number + 1);
+            desk.notices.insert(notice.update.clone(), notice);
         }
         desk.complete_consents()?;
         Ok(desk)
+    }
+
+    /// What is stored below `folder`. One that is damaged is put aside: without it one update lacks an answer, which its services ask
+    /// for again; without this service every update does.
+    fn load_all<T: serde::Serialize + serde::de::DeserializeOwned>(&self, folder: &str) -> Result<Vec<T>, StoreError> {
+        let mut all = Vec::new();
+        for name in self.storage.list(folder)?.into_iter().filter(|name| !name.ends_with(DAMAGED)) {
+            let document = self.document::<T>(name.clone());
+            match document.load() {
+                Ok(stored) => all.extend(stored),
+                // The checksum does not cover the format number, so damage may look like another format.
+                Err(error @ (StoreError::Damaged { .. } | StoreError::Format { .. })) => {
+                    log::warn!("{error}; kept as {name}{DAMAGED}");
+                    // The copy is for who looks for the reason: a disk that is full must not keep the others from being served.
+                    if let Err(cause) = document.keep_damaged().and_then(|()| document.remove()) {
+                        log::warn!("putting {name} aside: {cause}");
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
     }
 
     /// The answer is stored in the prompt first, so only its line in the log can be missing.
@@ -133,6 +158,7 @@ impl Desk {
     ) -> Result<Vec<Change>, DeskError> {
         facts.check()?;
         let digest = text_digest(&facts);
+        let answered_before = self.prompts.get(update).and_then(Prompt::last_answered_at);
         let mut changes = Vec::new();
         match self.prompts.get(update) {
             Some(old) if old.digest == digest && old.state == PromptState::Withdrawn && old.answer.is_none() => {
@@ -151,6 +177,7 @@ impl Desk {
             asked_at: now,
             state: PromptState::Open,
             answer: None,
+            answered_before,
         };
         self.keep_prompt(prompt.clone())?;
         self.next_number += 1;
@@ -181,7 +208,9 @@ impl Desk {
         if let UserChoice::At { unix_secs } = choice {
             self.check_time(unix_secs, now.ok_or(DeskError::TimeUnknown)?)?;
         }
-        let answer = Answer { choice, origin, answered_at: now.unwrap_or(0), text_digest: shown };
+        // Whoever knows the answer before takes one that is not later for the same.
+        let later = prompt.last_answered_at().map_or(0, |last| last.saturating_add(1));
+        let answer = Answer { choice, origin, answered_at: now.unwrap_or(0).max(later), text_digest: shown };
         let answered = Prompt { state: PromptState::Answered, answer: Some(answer.clone()), ..prompt.clone() };
         self.keep_prompt(answered.clone())?;
         self.consents.append(&Consent { update: update.clone(), answer })?;
@@ -197,7 +226,8 @@ impl Desk {
         if prompt.answer.as_ref().is_some_and(|answer| answer.choice == UserChoice::No) {
             return Err(DeskError::Declined(update.clone()));
         }
-        let open = Prompt { state: PromptState::Open, answer: None, ..prompt.clone() };
+        let answered_before = prompt.last_answered_at();
+        let open = Prompt { state: PromptState::Open, answer: None, answered_before, ..prompt.clone() };
         self.keep_prompt(open.clone())?;
         Ok(vec![Change::PromptAdded(open)])
     }

@@ -14,6 +14,16 @@ pub struct Prompt {
     pub state: PromptState,
     /// The present answer. It stays when the prompt is withdrawn and goes when it is asked again.
     pub answer: Option<Answer>,
+    /// `answered_at` of the answer that asking again, or another text, took out of use; `None`: there was none.
+    #[serde(default)]
+    pub answered_before: Option<UnixSeconds>,
+}
+
+impl Prompt {
+    /// `answered_at` of the newest answer to this update's prompt, whether it counts or not.
+    pub fn last_answered_at(&self) -> Option<UnixSeconds> {
+        self.answer.as_ref().map(|answer| answer.answered_at).max(self.answered_before)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +41,8 @@ pub struct Answer {
     #[serde(flatten)]
     pub choice: UserChoice,
     pub origin: Origin,
-    /// Wall clock of the answer, 0 if it was not known.
+    /// Wall clock of the answer, 0 if it was not known; but later than that of the update's answer before, by which two are told
+    /// apart: a clock that is unset or was set back does not make an answer the older one.
     pub answered_at: UnixSeconds,
     /// Digest of the text that was shown.
     pub text_digest: Digest,

@@ -98,6 +98,12 @@ impl Performer {
                 match patiently!(tether, self.ports.content.admit(update, ecu, *role, bundle, tether)) {
                     Ok(()) => Ok(Event::BundleAdmitted { ecu: ecu.clone(), role: *role }),
                     Err(error @ OtaError::Cancelled(_)) => Err(error),
+                    // Nothing is wrong with the bundle. What is there of it is found again, and the same is asked anew.
+                    Err(error @ OtaError::TimeUnknown(_)) => {
+                        tether.blocked(vec![error.text()]);
+                        tether.pause(LONGEST_PAUSE).await?;
+                        Err(error)
+                    }
                     Err(error) => Ok(Event::BundleRefused(words::failure(&error).of(ecu))),
                 }
             }
@@ -151,8 +157,14 @@ impl Performer {
                     return Ok(done(verb, ecu.clone(), attempt));
                 }
                 Err(error @ OtaError::Cancelled(_)) if tether.is_stopped() => return Err(error),
-                // The other side looked for itself and found the vehicle unsafe: its result is dropped, and asked for anew.
-                Err(error @ (OtaError::NotSafe(_) | OtaError::ConditionsNotMet(_) | OtaError::NoConsent(_))) => {
+                // The other side looked for itself and found the vehicle unsafe, or knows no time to judge signatures by: its
+                // result is dropped, and asked for anew.
+                Err(
+                    error @ (OtaError::NotSafe(_)
+                    | OtaError::ConditionsNotMet(_)
+                    | OtaError::NoConsent(_)
+                    | OtaError::TimeUnknown(_)),
+                ) => {
                     tether.blocked(vec![error.text()]);
                     if let Some(receipt) = ended.receipt {
                         self.ports.backend.acknowledge(receipt).await;
@@ -171,6 +183,12 @@ impl Performer {
                 Err(error) => {
                     *receipt = ended.receipt;
                     let again = !is_final(&error);
+                    if verb == Verb::Commit && again {
+                        // Everything runs the new software; an ECU that sleeps or a disk that stumbles gets time before the
+                        // next of its few tries, longer each time.
+                        tether.blocked(vec![format!("{ecu}: {}", error.text())]);
+                        tether.pause(LONGEST_PAUSE * step.failures.saturating_add(1)).await?;
+                    }
                     return Ok(Event::StepFailed { ecu: ecu.clone(), attempt, failure: words::failure(&error), again });
                 }
             }

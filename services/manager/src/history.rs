@@ -108,16 +108,22 @@ impl History {
         Self { updates: ChainedLog::new(storage.clone(), "history"), refusals: ChainedLog::new(storage, "refusals") }
     }
 
-    /// Adds the ended update, and its refusal, once each.
+    /// Adds the ended update, and its refusal, once each. What a full log cannot take is in the journal only: the update must end
+    /// all the same, and the next one begin.
     pub fn add(&self, record: &Record, now: UnixSeconds) -> Result<(), StoreError> {
         let entries = self.updates.entries::<Entry>()?;
         if !entries.iter().any(|entry| entry.data.update == record.decision.update) {
-            self.updates.append(&Entry::of(record, now))?;
+            match self.updates.append(&Entry::of(record, now)) {
+                Err(error @ StoreError::TooLarge { .. }) => {
+                    log::error!(update = record.decision.update.as_str(); "the history is full: {error}");
+                }
+                other => other.map(drop)?,
+            }
         }
         let update = record.decision.update.to_string();
         if let (Some(UpdateEnd::Refused), Some(reason)) = (record.end, &record.reason) {
-            let known = self.refusals.entries::<Refusal>()?.iter().any(|entry| entry.data.update == update);
-            if !known {
+            let known = self.refusals.entries::<Refusal>()?;
+            if !is_full(known.len()) && !known.iter().any(|entry| entry.data.update == update) {
                 let text =
                     reason.ecu.as_ref().map_or_else(|| reason.text.clone(), |ecu| format!("{ecu}: {}", reason.text));
                 self.refusals.append(&Refusal { at: now, update, error: reason.error.clone(), text })?;
@@ -129,8 +135,7 @@ impl History {
     /// Adds a refusal of a decision as a whole; `false` if the newest one says the same already.
     pub fn refuse(&self, refusal: &Refusal) -> Result<bool, StoreError> {
         let mut known = self.refusals.entries::<Refusal>()?;
-        if known.len() >= MAX_REFUSALS {
-            log::error!("the log of refusals is full; this one is in the journal only");
+        if is_full(known.len()) {
             return Ok(true);
         }
         let newest = known.pop();
@@ -187,6 +192,14 @@ impl History {
         let refusals = self.refusals.verify()?;
         Ok(ChainState { whole: updates.whole && refusals.whole, ..updates })
     }
+}
+
+/// Whether there are as many refusals as are kept.
+fn is_full(refusals: usize) -> bool {
+    if refusals >= MAX_REFUSALS {
+        log::error!("the log of refusals is full; this one is in the journal only");
+    }
+    refusals >= MAX_REFUSALS
 }
 
 pub(crate) fn text(version: Option<SoftwareVersion>) -> String {

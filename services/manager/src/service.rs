@@ -362,7 +362,11 @@ impl Service {
                 stop.send_replace(true);
             }
         }
-        let missing: Vec<Effect> = wanted.into_iter().filter(|effect| !self.running.contains_key(effect)).collect();
+        // What was stopped may still be about to request the inhibit: letting the vehicle go waits until it is home.
+        let holds = self.running.keys().any(may_hold);
+        let waits = |effect: &Effect| holds && *effect == Effect::Do(Duty::Inhibit);
+        let missing: Vec<Effect> =
+            wanted.into_iter().filter(|effect| !self.running.contains_key(effect) && !waits(effect)).collect();
         for effect in missing {
             if effect == Effect::Do(Duty::History) {
                 self.history.add(record, self.ports.clock.now().unwrap_or(record.since))?;
@@ -381,6 +385,11 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Whether the effect requests the drive inhibit on its way.
+fn may_hold(effect: &Effect) -> bool {
+    matches!(effect, Effect::MakeSafe { .. } | Effect::Activate { .. } | Effect::RollBack { .. } | Effect::Reboot)
 }
 
 fn ecu_of(effect: &Effect) -> Option<EcuId> {

@@ -1,10 +1,14 @@
+use std::ffi::OsString;
+
 use clap::{Args, Parser, Subcommand};
+
+use crate::error::CtlError;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done; for watch and check --wait: the update ended with everything new
   1  a service refused or failed; the text says what to do
-  2  the command line is wrong
+  2  the command line is wrong, or an update must be named
   3  a service cannot be reached
   4  there is nothing to do it to: no prompt, no notice, no update
   5  the update ended in another way than everything new";
@@ -13,7 +17,7 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "pitstopctl", version, about, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// Prints JSON, errors too: one value, from watch one per line
+    /// Prints JSON, errors too: one value; from watch, check --wait and history --export one per line
     #[arg(long, global = true)]
     pub json: bool,
 
@@ -103,6 +107,19 @@ pub struct Which {
     pub update: Option<String>,
 }
 
+/// Whether JSON is asked for in a command line that is wrong in some other place, so that nothing else of it can be told.
+pub fn asks_for_json(words: impl IntoIterator<Item = OsString>) -> bool {
+    words.into_iter().take_while(|word| word != "--").any(|word| word == "--json")
+}
+
+/// A wrong command line as an error like the others: clap's reason in one line, without its tips.
+pub fn usage(wrong: &clap::Error) -> CtlError {
+    let text = wrong.render().to_string();
+    let reason = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = reason.split_whitespace().skip_while(|word| *word == "error:").collect();
+    CtlError::Usage(words.join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -128,5 +145,29 @@ mod tests {
         assert!(matches!(cli.command, Command::Schedule { which: Which { update: Some(_) }, .. }));
         assert!(Cli::try_parse_from(["pitstopctl", "history", "--limit", "0"]).is_err());
         assert!(Cli::try_parse_from(["pitstopctl", "conditions"]).is_err());
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_an_error_like_the_others() {
+        for (words, reason) in [
+            (&["--json", "nonsense"][..], "unrecognized subcommand 'nonsense'"),
+            (&["--json", "schedule"], "the following required arguments were not provided: <TIME>"),
+            (&["history", "--limit", "0", "--json"], "invalid value '0' for '--limit <LIMIT>': 0 is not in 1..=1000"),
+            (&["--json", "status", "--verbose"], "unexpected argument '--verbose' found"),
+        ] {
+            let wrong = Cli::try_parse_from(["pitstopctl"].iter().chain(words)).unwrap_err();
+            assert!(wrong.use_stderr() && asks_for_json(words.iter().map(OsString::from)));
+            let error = usage(&wrong);
+            assert_eq!((error.to_string().as_str(), error.exit_code()), (reason, 2));
+            let json: serde_json::Value = serde_json::from_str(&error.json()).unwrap();
+            assert_eq!(json["error"]["name"], "Usage");
+        }
+    }
+
+    #[test]
+    fn help_is_no_error_and_a_value_does_not_ask_for_json() {
+        assert!(!Cli::try_parse_from(["pitstopctl", "--json", "--help"]).unwrap_err().use_stderr());
+        assert!(!Cli::try_parse_from(["pitstopctl", "--json", "--version"]).unwrap_err().use_stderr());
+        assert!(!asks_for_json(["ack", "--", "--json"].map(OsString::from)));
     }
 }

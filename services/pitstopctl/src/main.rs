@@ -21,7 +21,14 @@ use crate::cli::Cli;
 use crate::error::CtlError;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(wrong) if wrong.use_stderr() && cli::asks_for_json(std::env::args_os().skip(1)) => {
+            return fail(true, &cli::usage(&wrong));
+        }
+        // In clap's own words; help and version too, which are no errors.
+        Err(wrong) => wrong.exit(),
+    };
     let json = cli.json;
     pitstop_dbus::access::join_group_as_root(pitstop_dbus::access::ADMIN_GROUP);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -36,13 +43,15 @@ fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Err(error) => {
-            if json {
-                println!("{}", error.json());
-            } else {
-                eprint!("{}", error.human());
-            }
-            ExitCode::from(error.exit_code())
-        }
+        Err(error) => fail(json, &error),
     }
+}
+
+fn fail(json: bool, error: &CtlError) -> ExitCode {
+    if json {
+        println!("{}", error.json());
+    } else {
+        eprint!("{}", error.human());
+    }
+    ExitCode::from(error.exit_code())
 }

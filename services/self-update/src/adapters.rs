@@ -11,6 +11,7 @@ use nix::libc::O_EXCL;
 use pitstop_dbus::{AdmittedBundle, Answer, HmiProxy, Result, ValidatorProxy, VehicleStateProxy};
 use pitstop_types::SlotName;
 use zbus::Connection;
+use zbus::proxy::CacheProperties;
 
 use crate::ports::{Peers, SlotDevice, SlotDevices};
 
@@ -88,6 +89,11 @@ impl Peers for BusPeers {
 
     async fn release_inhibit(&self, update: &str) -> Result<()> {
         VehicleStateProxy::new(&self.0).await?.release_inhibit(update).await
+    }
+
+    async fn inhibit_owners(&self) -> Result<Vec<String>> {
+        let uncached = VehicleStateProxy::builder(&self.0).cache_properties(CacheProperties::No);
+        Ok(uncached.build().await?.inhibit_owners().await?)
     }
 
     async fn answer(&self, update: &str) -> Result<Answer> {

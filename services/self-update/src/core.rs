@@ -294,6 +294,11 @@ impl Core {
         self.record.reboot_due(&self.booted)
     }
 
+    /// The same, if it is this update's restart: who was agreed to another is no matter.
+    pub fn reboot_due_for(&self, update: &UpdateId) -> bool {
+        self.reboot_due() && self.phase_of(update).is_some()
+    }
+
     /// Whether the restart that is due leads back to the committed slot.
     pub fn goes_back(&self) -> bool {
         self.reboot_due() && self.booted != self.record.committed
@@ -358,6 +363,37 @@ impl Core {
             }),
             None => Ok(()),
         }
+    }
+
+    fn phase_of(&self, update: &UpdateId) -> Option<Phase> {
+        self.record.installation.as_ref().filter(|now| now.update == *update).map(|now| now.phase)
+    }
+
+    /// Whether the next start would try this update's slot, or may be told to.
+    pub fn is_before_its_try(&self, update: &UpdateId) -> bool {
+        matches!(self.phase_of(update), Some(Phase::Staged | Phase::Activating | Phase::Activated))
+    }
+
+    /// Whether the vehicle is to be held for this update: its slot may be the next that starts, runs without having been accepted, or is
+    /// still to be left.
+    pub fn holds(&self, update: &UpdateId) -> bool {
+        use Phase::{Activated, Activating, Bootable, Committing, MarkingGood, RollingBack, Trial};
+        let undecided =
+            |phase| matches!(phase, Activating | Activated | Trial | MarkingGood | Bootable | Committing | RollingBack);
+        self.phase_of(update).is_some_and(undecided) || self.reboot_due_for(update)
+    }
+
+    /// Takes an activation back whose restart has not come. There is no way from activated to staged, so it is rolled back: the image
+    /// stays in the slot, and staging it again only looks. `false`: the next start does not try this update's slot.
+    ///
+    /// Errors: the boot loader may still try the slot, and is told again with the next verb.
+    pub fn disarm(&mut self, update: &UpdateId) -> Result<bool, CoreError> {
+        let armed = matches!(self.phase_of(update), Some(Phase::Activating | Phase::Activated | Phase::RollingBack))
+            && self.booted == self.record.committed;
+        if armed {
+            self.roll_back(update)?;
+        }
+        Ok(armed)
     }
 
     /// Gives the lease back; that of another update stays.

@@ -16,6 +16,8 @@ pub trait Peers: Send + Sync + 'static {
     /// `VehicleState.RequestInhibit` and `ReleaseInhibit`, for a workshop's restart.
     fn request_inhibit(&self, update: &str) -> impl Future<Output = Result<()>> + Send;
     fn release_inhibit(&self, update: &str) -> impl Future<Output = Result<()>> + Send;
+    /// `VehicleState.InhibitOwners`: who has requested it and not released it, in this life or an earlier one.
+    fn inhibit_owners(&self) -> impl Future<Output = Result<Vec<String>>> + Send;
     /// `Hmi.GetAnswer`.
     fn answer(&self, update: &str) -> impl Future<Output = Result<Answer>> + Send;
 }

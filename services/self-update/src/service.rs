@@ -23,6 +23,7 @@ use crate::install::{InstallError, Outcome, Step, Watcher, install};
 use crate::ports::{Peers, SlotDevices};
 use crate::release::Release;
 use crate::trial_guard::Reason;
+use crate::workshop::Holds;
 
 /// The class of the TCU's image in a bundle, as in RAUC's `[image.rootfs]`.
 const IMAGE_CLASS: &str = "rootfs";
@@ -47,6 +48,7 @@ pub struct Service<P> {
     pub reboot_timeout: Duration,
     /// One writer at a time, also when a cancelled one has not noticed yet.
     pub writer: Arc<Mutex<()>>,
+    pub holds: Holds,
 }
 
 impl<P: Peers> Service<P> {
@@ -96,10 +98,12 @@ impl<P: Peers> Service<P> {
         self.core.ask(move |core| core.take_lease(&for_lease, lease, Instant::now())).await??;
         // What was said of an earlier image says nothing of the next. Absent is the rule.
         let _ = std::fs::remove_file(&self.reason);
+        // Nobody may acknowledge a workshop's results, and its record of the slots says what they would: they are not stored.
+        let durability = if update.is_workshop() { Durability::Transient } else { Durability::Durable };
         let key = Key { kind: "stage".into(), update: update.to_string(), ecu: EcuId::tcu().to_string(), attempt };
         let (service, expected) = (Arc::clone(self), expected.to_owned());
         let work = |handle| async move { service.run_stage(update, expected, handle).await };
-        self.operations.start(key, Durability::Durable, sender, work).await
+        self.operations.start(key, durability, sender, work).await
     }
 
     async fn run_stage(&self, update: UpdateId, expected: String, handle: OperationHandle) -> Result<ResultData> {
@@ -218,12 +222,11 @@ impl<P: Peers> Service<P> {
         self.core.ask(move |core| core.release(&update)).await
     }
 
-    /// Restarts the TCU if a restart is due, after asking for itself whether that is safe and wanted.
+    /// Restarts the TCU if a restart is due for this update, after asking for itself whether that is safe and wanted. The answer to
+    /// another update says nothing of what is in the slot.
     pub async fn reboot(&self, update: &str) -> Result<()> {
         let update = update_id(update)?;
-        if !self.core.ask(|core| core.reboot_due()).await? {
-            return Err(OtaError::WrongPhase("no restart is due: nothing was activated or rolled back".to_owned()));
-        }
+        self.check_due(&update).await?;
         let (standstill, inhibited, reason) = self.peers.check_safe().await?;
         if !standstill || !inhibited {
             return Err(OtaError::NotSafe(reason));
@@ -233,6 +236,14 @@ impl<P: Peers> Service<P> {
             self.check_consent(&update).await?;
         }
         self.run_reboot(&update).await
+    }
+
+    pub(crate) async fn check_due(&self, update: &UpdateId) -> Result<()> {
+        let of = update.clone();
+        if self.core.ask(move |core| core.reboot_due_for(&of)).await? {
+            return Ok(());
+        }
+        Err(OtaError::WrongPhase(format!("no restart is due for {update}: nothing of it was activated or rolled back")))
     }
 
     async fn check_consent(&self, update: &UpdateId) -> Result<()> {

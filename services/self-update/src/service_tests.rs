@@ -32,9 +32,12 @@ pub(crate) struct FakePeers {
     bundle: StdMutex<PathBuf>,
     admitted: StdMutex<AdmittedBundle>,
     pub(crate) safe: StdMutex<(bool, bool)>,
-    pub(crate) choice: StdMutex<String>,
+    /// The driver's answers, by update.
+    pub(crate) choices: StdMutex<BTreeMap<String, String>>,
     /// Who holds the vehicle.
     pub(crate) held: StdMutex<Vec<String>>,
+    /// Vehicle-state is away for this many questions about who holds it.
+    pub(crate) away: StdMutex<u32>,
     /// Answers "not ready" this often before it answers.
     starting: StdMutex<u32>,
 }
@@ -57,15 +60,44 @@ impl Peers for Arc<FakePeers> {
         Ok((standstill, inhibited, "Vehicle.Speed is 50".to_owned()))
     }
     async fn request_inhibit(&self, update: &str) -> Result<()> {
-        self.held.lock().unwrap().push(update.to_owned());
+        let held = &mut *self.held.lock().unwrap();
+        if !held.iter().any(|owner| owner == update) {
+            held.push(update.to_owned());
+        }
         Ok(())
     }
     async fn release_inhibit(&self, update: &str) -> Result<()> {
+        self.is_there()?;
         self.held.lock().unwrap().retain(|owner| owner != update);
         Ok(())
     }
-    async fn answer(&self, _: &str) -> Result<Answer> {
-        Ok(Answer { choice: self.choice.lock().unwrap().clone(), ..Answer::default() })
+    async fn inhibit_owners(&self) -> Result<Vec<String>> {
+        self.is_there()?;
+        Ok(self.held.lock().unwrap().clone())
+    }
+    async fn answer(&self, update: &str) -> Result<Answer> {
+        let choice = self.choices.lock().unwrap().get(update).cloned().unwrap_or_default();
+        Ok(Answer { choice, ..Answer::default() })
+    }
+}
+
+impl FakePeers {
+    fn is_there(&self) -> Result<()> {
+        let away = &mut *self.away.lock().unwrap();
+        if *away == 0 {
+            return Ok(());
+        }
+        *away -= 1;
+        Err(OtaError::NotReady("starting".to_owned()))
+    }
+
+    /// From now on the bundle is not the one that was admitted.
+    pub(crate) fn refuse(&self) {
+        self.admitted.lock().unwrap().counter = 9;
+    }
+
+    pub(crate) fn answers(&self, update: &str, choice: &str) {
+        self.choices.lock().unwrap().insert(update.to_owned(), choice.to_owned());
     }
 }
 
@@ -130,8 +162,9 @@ impl Bench {
             bundle: StdMutex::new(bundle),
             admitted: StdMutex::new(admitted),
             safe: StdMutex::new((true, true)),
-            choice: StdMutex::new("now".to_owned()),
+            choices: StdMutex::new(BTreeMap::from([("u1".to_owned(), "now".to_owned())])),
             held: StdMutex::default(),
+            away: StdMutex::default(),
             starting: StdMutex::new(0),
         };
         Self { folder, peers: Arc::new(peers) }
@@ -175,10 +208,14 @@ impl Bench {
             reason: self.path("fall-back"),
             reboot_timeout: Duration::from_secs(20),
             writer: Arc::default(),
+            holds: Holds::default(),
         };
         let path = pitstop_dbus::object_path("SelfUpdate");
         let service = Arc::new(service);
-        service.let_go_of_ended().await;
+        // What can be let go at once is, before a test looks.
+        let _ = service.release_left().await;
+        let holds = Arc::clone(&service);
+        tokio::spawn(async move { holds.look_after_holds().await });
         server.object_server().at(path.clone(), SelfUpdate(Arc::clone(&service))).await.unwrap();
         server.object_server().at(path, Workshop(service)).await.unwrap();
         let proxy = SelfUpdateProxy::builder(&client).destination("io.pitstop.Test").build().await.unwrap();
@@ -241,7 +278,7 @@ async fn a_roll_back_after_the_trial_needs_a_restart_and_leaves_the_old_slot() {
     proxy.mark_good("u1").await.unwrap();
     assert!(proxy.roll_back("u1").await.unwrap());
     // Nobody has to agree to that, and no clock to be right.
-    *bench.peers.choice.lock().unwrap() = String::new();
+    bench.peers.answers("u1", "");
     *bench.peers.safe.lock().unwrap() = (false, true);
     assert!(matches!(proxy.reboot("u1").await, Err(OtaError::NotSafe(_))));
     *bench.peers.safe.lock().unwrap() = (true, true);
@@ -393,11 +430,30 @@ async fn no_restart_while_moving_or_without_the_drivers_answer() {
     }
     *bench.peers.safe.lock().unwrap() = (true, true);
     for choice in ["", "later", "no"] {
-        *bench.peers.choice.lock().unwrap() = choice.to_owned();
+        bench.peers.answers("u1", choice);
         assert!(matches!(proxy.reboot("u1").await, Err(OtaError::NoConsent(_))));
     }
     assert!(!bench.path("rebooted").exists());
-    *bench.peers.choice.lock().unwrap() = "at".to_owned();
+    bench.peers.answers("u1", "at");
+    proxy.reboot("u1").await.unwrap();
+    assert!(bench.path("rebooted").exists());
+}
+
+#[tokio::test]
+async fn the_drivers_answer_to_another_update_restarts_nothing() {
+    let bench = Bench::new();
+    let (proxy, _server, client) = bench.boot().await;
+    stage(&proxy, &client, "1.0", 1).await.unwrap();
+    proxy.activate("u1").await.unwrap();
+    bench.peers.answers("u1", "no");
+    bench.peers.answers("u2", "now");
+    assert!(matches!(proxy.reboot("u2").await, Err(OtaError::WrongPhase(_))));
+    assert!(matches!(proxy.reboot("u1").await, Err(OtaError::NoConsent(_))));
+    // Nor where going back needs no answer.
+    let (proxy, _server, _client) = bench.boot().await;
+    assert!(proxy.roll_back("u1").await.unwrap());
+    assert!(matches!(proxy.reboot("u2").await, Err(OtaError::WrongPhase(_))));
+    assert!(!bench.path("rebooted").exists());
     proxy.reboot("u1").await.unwrap();
     assert!(bench.path("rebooted").exists());
 }

@@ -16,6 +16,7 @@ use crate::config::{self, Input, Loader, Settings};
 use crate::core::{Core, CoreHandle};
 use crate::service::Service;
 use crate::trial_guard::Reason;
+use crate::workshop::Holds;
 
 /// Runs the service until it is told to end.
 pub fn main(args: Args) -> ExitCode {
@@ -48,11 +49,12 @@ async fn start(context: Context) -> anyhow::Result<()> {
         reason: Reason::path(context.root()),
         reboot_timeout: settings.reboot_timeout,
         writer: Arc::new(Mutex::new(())),
+        holds: Holds::default(),
     });
     let path = pitstop_dbus::object_path("SelfUpdate");
     bus.object_server().at(path.clone(), SelfUpdate(Arc::clone(&service))).await?;
     bus.object_server().at(path, Workshop(Arc::clone(&service))).await?;
-    tokio::spawn(async move { service.let_go_of_ended().await });
+    tokio::spawn(async move { service.look_after_holds().await });
     context.ready(&bus, "SelfUpdate").await?;
     context.status(&format!("slot {booted} runs"));
     context.until_shutdown().await;

@@ -4,17 +4,22 @@
 //! ends in its emergency mode. All services answer: nothing to do. Otherwise, and only if the boot loader has a slot to go back to,
 //! it notes the reason and restarts the machine; a slot that was not marked good is not chosen again. A committed slot is never
 //! restarted by it: nothing better would start.
+//!
+//! A boot environment that cannot be read, as when `/boot` is not mounted, is judged by what self-update has on record, and only once:
+//! whether the boot loader can read what its choice follows from is not known then.
 
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use pitstop_boot_env::{BootEnv, booted_slot_of_file};
 use pitstop_runtime::Args;
-use pitstop_slots::Health;
+use pitstop_slots::{Health, Phase, SlotRecord};
+use pitstop_store::{Storage, StoreError};
 use pitstop_types::SlotName;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -22,21 +27,28 @@ use zbus::Connection;
 use zbus::fdo::PeerProxy;
 
 use crate::config::{self, Input};
+use crate::core::{chain, stored_record};
 
 /// Between two rounds of questions.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Rounds in a row in which everybody must answer: one that is restarted again and again answers now and then.
 const ROUNDS: u32 = 4;
-/// Longest reason that is read back: a sentence, in bytes.
-const MAX_REASON: u64 = 2048;
+/// Longest reason that is kept: a sentence, in bytes.
+const MAX_TEXT: usize = 1024;
+/// Longest file with a reason that is read back, in bytes: JSON may write each byte of the text as six.
+const MAX_REASON: u64 = 8 * 1024;
+/// Longest record of the slots that is read, in bytes; it has some hundreds.
+const MAX_RECORD: u64 = 64 * 1024;
 /// Longest file of settings that is read, in bytes.
 const MAX_SETTINGS: u64 = 256 * 1024;
 /// Settings for an image whose own cannot be read.
 const BUILT_IN: &str = include_str!("../../../rootfs-overlay/usr/lib/pitstop/self-update.toml");
 /// How long the bus, or a service, may take to answer.
 const PING: Duration = Duration::from_secs(5);
-/// File with the reason, in self-update's state folder.
-const FILE: &str = "var/lib/pitstop/self-update/fall-back";
+/// self-update's state folder.
+const STATE: &str = "var/lib/pitstop/self-update";
+/// File with the reason there.
+const FILE: &str = "fall-back";
 /// Where an image may have its units, in systemd's order; the last is for systems whose `/lib` is not `/usr/lib`.
 const UNITS: [&str; 3] = ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
 
@@ -50,7 +62,7 @@ pub struct Reason {
 impl Reason {
     /// Where it is kept below `root`.
     pub fn path(root: &Path) -> PathBuf {
-        root.join(FILE)
+        root.join(STATE).join(FILE)
     }
 
     /// The stored reason; `None` if there is none that can be read.
@@ -62,10 +74,12 @@ impl Reason {
 
     fn write(&self, path: &Path) -> std::io::Result<()> {
         let mut short = self.clone();
-        short.text.truncate(short.text.floor_char_boundary(MAX_REASON as usize / 2));
+        short.text.truncate(short.text.floor_char_boundary(MAX_TEXT));
         let file = fs::File::create(path)?;
         serde_json::to_writer(&file, &short)?;
-        file.sync_all()
+        file.sync_all()?;
+        // The name too: a note that is gone after the restart would not stop the next one.
+        path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
     }
 }
 
@@ -115,13 +129,26 @@ async fn guard(args: &Args) -> anyhow::Result<Verdict> {
     let (slots, _) = config::slots(&input, below)?;
     let booted = booted_slot_of_file(&below(&input.cmdline), &slots).context("finding the booted slot")?;
     let other = slots.other(&booted)?.clone();
-    let vars = config::boot_env(&input.boot.below(below), &slots).load().context("reading the boot environment")?;
-    let verdict = judge(trouble, &booted, vars.health(&booted), vars.health(&other));
-    if let Verdict::Restart(reason) = &verdict {
-        // Where data cannot be written, the boot loader's choice must do as a reason.
-        if let Err(error) = reason.write(&Reason::path(&args.root)) {
-            eprintln!("trial-guard: the reason is not kept: {error}");
+    let path = Reason::path(&args.root);
+    let loaded = config::boot_env(&input.boot.below(below), &slots).load();
+    let verdict = match &loaded {
+        Ok(vars) => judge(trouble, &booted, vars.health(&booted), vars.health(&other)),
+        Err(error) => {
+            let trouble = format!("{trouble}; {}", chain(error));
+            let record = stored_record(Arc::new(StateFolder(args.root.join(STATE))));
+            judge_by_record(trouble, &booted, &other, record, Reason::read(&path).as_ref())
         }
+    };
+    if let Verdict::Restart(reason) = &verdict {
+        match (reason.write(&path), &loaded) {
+            // Where data cannot be written, the boot loader's choice must do as a reason.
+            (Err(error), Ok(_)) => eprintln!("trial-guard: the reason is not kept: {error}"),
+            (Err(error), Err(_)) => return Err(error).context("keeping the reason, without which there is no restart"),
+            (Ok(()), _) => {}
+        }
+        // What cannot be read back would not stop the next restart.
+        let noted = Reason::read(&path).is_some_and(|noted| noted.slot == booted);
+        ensure!(loaded.is_ok() || noted, "the reason is not read back, without which there is no restart");
         restart(&input.guard.restart_command)?;
     }
     Ok(verdict)
@@ -155,6 +182,73 @@ fn judge(trouble: String, booted: &SlotName, this: Health, other: Health) -> Ver
         (Health::Bad, Health::Good) => Verdict::Restart(Reason { slot: booted.clone(), text: trouble }),
         (Health::Good, _) => Verdict::Stay(format!("{trouble}; slot {booted} has been vouched for")),
         (Health::Bad, Health::Bad) => Verdict::Stay(format!("{trouble}; the other slot is not good either")),
+    }
+}
+
+/// The same where the boot environment cannot be read: self-update's record says whether anybody has vouched for the slot. `noted`: the
+/// last reason for which a slot was left. A staging takes it away, so one for this slot means that this installation was left before, and
+/// the boot loader came back: it stays then, rather than restarting for ever.
+fn judge_by_record(
+    trouble: String,
+    booted: &SlotName,
+    other: &SlotName,
+    record: Result<Option<SlotRecord>, StoreError>,
+    noted: Option<&Reason>,
+) -> Verdict {
+    let record = match record {
+        Ok(Some(record)) => record,
+        Ok(None) => return Verdict::Stay(format!("{trouble}; there is no record of the slots")),
+        Err(error) => return Verdict::Stay(format!("{trouble}; {}", chain(&error))),
+    };
+    let phase = record.installation.filter(|now| now.target == *booted).map(|now| now.phase);
+    // Marking good is left out: the boot loader may know it already, and would not choose the other.
+    let on_trial = matches!(phase, Some(Phase::Activating | Phase::Activated | Phase::Trial));
+    if !on_trial || record.committed != *other {
+        return Verdict::Stay(format!("{trouble}; by the record slot {booted} is not on trial"));
+    }
+    match noted {
+        Some(reason) if reason.slot == *booted => {
+            Verdict::Stay(format!("{trouble}; it was left before, and came back"))
+        }
+        _ => Verdict::Restart(Reason { slot: booted.clone(), text: trouble }),
+    }
+}
+
+/// self-update's stored files, to read only: opening them as their owner does would clear away what it may just be writing.
+struct StateFolder(PathBuf);
+
+impl StateFolder {
+    fn refused(name: &str) -> StoreError {
+        let source = std::io::ErrorKind::ReadOnlyFilesystem.into();
+        StoreError::Io { action: "changing", name: name.to_owned(), source }
+    }
+}
+
+impl Storage for StateFolder {
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut bytes = Vec::new();
+        let read = fs::File::open(self.0.join(name)).and_then(|file| file.take(MAX_RECORD).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StoreError::Io { action: "reading", name: name.to_owned(), source }),
+        }
+    }
+
+    fn replace(&self, name: &str, _: &[u8]) -> Result<(), StoreError> {
+        Err(Self::refused(name))
+    }
+
+    fn append(&self, name: &str, _: &[u8]) -> Result<(), StoreError> {
+        Err(Self::refused(name))
+    }
+
+    fn remove(&self, name: &str) -> Result<(), StoreError> {
+        Err(Self::refused(name))
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        Err(Self::refused(prefix))
     }
 }
 
@@ -214,6 +308,10 @@ async fn round(services: &[String]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use pitstop_slots::SlotImage;
+    use pitstop_store::{Document, FileStorage};
+    use pitstop_types::{Digest, ReleaseCounter, SoftwareVersion, UpdateId};
+
     use super::*;
 
     fn slot(name: &str) -> SlotName {
@@ -228,6 +326,109 @@ mod tests {
         for (this, other) in [(Health::Good, Health::Good), (Health::Good, Health::Bad), (Health::Bad, Health::Bad)] {
             assert!(matches!(judge(this, other), Verdict::Stay(_)), "{this:?} {other:?}");
         }
+    }
+
+    /// The record when the slot is to be tried at the next start: B, beside A.
+    fn activated() -> SlotRecord {
+        let update = UpdateId::new("u1").unwrap();
+        let image = SlotImage {
+            version: SoftwareVersion::new("2.0").unwrap(),
+            counter: ReleaseCounter(2),
+            length: 1,
+            sha256: Digest::of(b"2"),
+        };
+        let mut record = SlotRecord::new(slot("A"));
+        record.stage(update.clone(), slot("B"), image, &slot("A")).unwrap();
+        record.done();
+        record.done();
+        record.activate(&update).unwrap();
+        record.done();
+        record
+    }
+
+    fn in_phase(phase: Phase) -> SlotRecord {
+        let mut record = activated();
+        record.installation.as_mut().unwrap().phase = phase;
+        record
+    }
+
+    #[test]
+    fn without_a_boot_environment_only_a_slot_that_nobody_has_vouched_for_is_left() {
+        let judge = |booted: &str, record| {
+            let (booted, other) = if booted == "B" { ("B", "A") } else { ("A", "B") };
+            judge_by_record("no /boot".to_owned(), &slot(booted), &slot(other), record, None)
+        };
+        for phase in Phase::ALL {
+            let on_trial = matches!(phase, Phase::Activating | Phase::Activated | Phase::Trial);
+            let verdict = judge("B", Ok(Some(in_phase(phase))));
+            assert_eq!(matches!(verdict, Verdict::Restart(_)), on_trial, "{phase}: {verdict:?}");
+            // The old slot, which runs on or again.
+            assert!(matches!(judge("A", Ok(Some(in_phase(phase)))), Verdict::Stay(_)), "{phase}");
+        }
+        let committed = SlotRecord { committed: slot("B"), ..in_phase(Phase::Trial) };
+        let damaged = StoreError::Damaged { name: "slots".to_owned(), reason: "wrong checksum".to_owned() };
+        for record in [Ok(Some(committed)), Ok(Some(SlotRecord::new(slot("B")))), Ok(None), Err(damaged)] {
+            assert!(matches!(judge("B", record), Verdict::Stay(_)));
+        }
+    }
+
+    /// A start of slot B whose `/boot` is not mounted and whose services do not answer.
+    struct Start(tempfile::TempDir);
+
+    impl Start {
+        fn new(record: &SlotRecord) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path();
+            for below in ["usr/lib/pitstop", "proc", STATE] {
+                fs::create_dir_all(root.join(below)).unwrap();
+            }
+            let command = format!("restart_command = [\"/usr/bin/touch\", \"{}\"]", root.join("restarted").display());
+            let settings = BUILT_IN.replace("limit_secs = 150", "limit_secs = 0");
+            let settings =
+                settings.lines().map(|line| if line.starts_with("restart_command") { command.as_str() } else { line });
+            let settings: Vec<&str> = settings.collect();
+            fs::write(root.join("usr/lib/pitstop/self-update.toml"), settings.join("\n")).unwrap();
+            fs::write(root.join("proc/cmdline"), "quiet rauc.slot=B").unwrap();
+            let storage = FileStorage::open(root.join(STATE)).unwrap();
+            Document::new(Arc::new(storage) as Arc<dyn Storage>, "slots", 1).store(record).unwrap();
+            Self(folder)
+        }
+
+        async fn guard(&self) -> anyhow::Result<Verdict> {
+            guard(&Args { root: self.0.path().to_owned(), rest: vec![] }).await
+        }
+
+        /// Whether a restart was asked for since this was asked last.
+        fn restarted(&self) -> bool {
+            fs::remove_file(self.0.path().join("restarted")).is_ok()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slot_on_trial_that_cannot_read_the_boot_environment_is_left_once() {
+        let start = Start::new(&activated());
+        let unfinished = start.0.path().join(STATE).join("slots.new");
+        fs::write(&unfinished, "self-update is writing").unwrap();
+        assert!(matches!(start.guard().await.unwrap(), Verdict::Restart(_)));
+        assert!(start.restarted());
+        assert!(unfinished.exists(), "self-update's own files are let be");
+        let noted = Reason::read(&Reason::path(start.0.path())).unwrap();
+        assert!(noted.slot == slot("B") && noted.text.contains("nothing could be asked"), "{noted:?}");
+        // The boot loader has come back to it.
+        let verdict = start.guard().await.unwrap();
+        assert!(matches!(&verdict, Verdict::Stay(why) if why.contains("left before")), "{verdict:?}");
+        assert!(!start.restarted());
+        // An older note, of the other slot, says nothing of this one.
+        Reason { slot: slot("A"), text: String::new() }.write(&Reason::path(start.0.path())).unwrap();
+        assert!(matches!(start.guard().await.unwrap(), Verdict::Restart(_)));
+    }
+
+    #[tokio::test]
+    async fn without_a_boot_environment_there_is_no_restart_whose_reason_is_not_kept() {
+        let start = Start::new(&activated());
+        fs::create_dir(Reason::path(start.0.path())).unwrap();
+        assert!(start.guard().await.is_err());
+        assert!(!start.restarted());
     }
 
     #[test]
@@ -292,6 +493,10 @@ mod tests {
         reason.write(&path).unwrap();
         let read = Reason::read(&path).unwrap();
         assert!(read.slot == reason.slot && reason.text.starts_with(&read.text) && read.text.len() >= 1000);
+        // Each of these bytes is six in the file.
+        let reason = Reason { slot: slot("B"), text: "\u{1}".repeat(4000) };
+        reason.write(&path).unwrap();
+        assert_eq!(Reason::read(&path).unwrap().text.len(), MAX_TEXT);
         for rubbish in [&b""[..], b"{", &[0xff; 10_000]] {
             fs::write(&path, rubbish).unwrap();
             assert_eq!(Reason::read(&path), None);

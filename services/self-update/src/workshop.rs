@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use pitstop_dbus::{OtaError, Result};
-use pitstop_runtime::operation::patiently;
 use pitstop_types::UpdateId;
+use tokio::sync::{Mutex, Notify};
 use zbus::OwnedObjectPath;
 use zbus::names::OwnedUniqueName;
 
@@ -15,6 +15,17 @@ use crate::service::Service;
 const INHIBIT_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two looks at it.
 const LOOK: Duration = Duration::from_millis(100);
+/// Between two tries to let the vehicle go: vehicle-state is away for the seconds that its start takes.
+const RESPITE: Duration = Duration::from_secs(5);
+
+/// What keeps holding the vehicle and letting it go apart.
+#[derive(Default)]
+pub struct Holds {
+    /// Held from the request of the drive inhibit to the act it is for: before that act the record says nothing of a vehicle to be held.
+    act: Mutex<()>,
+    /// A release could not be said.
+    unreleased: Notify,
+}
 
 impl<P: Peers> Service<P> {
     /// Id, phase and version of the workshop's update in the slots.
@@ -43,13 +54,33 @@ impl<P: Peers> Service<P> {
             Err(OtaError::NotFound(_)) => String::new(),
             Err(other) => return Err(other),
         };
+        // Earlier attempts were used or given up. What runs stays: it may be this very request, made again.
+        if !self.operations.is_running(|key| key.update == update.as_str()) {
+            self.forget(update).await;
+        }
         self.stage(update.as_str(), &expected, attempt, sender).await
     }
 
-    /// Only while the vehicle stands, as the restart that follows: refused after this, the restart would leave a slot behind that the next
-    /// start tries without anybody asking.
+    /// Only while the vehicle stands and is held for the restart that follows: refused after this, the restart would leave a slot behind
+    /// that the next start, perhaps on the road, tries without anybody asking. Whatever fails lets the vehicle go and leaves no such slot.
+    ///
+    /// Errors: not safe, or the activation's own.
     pub async fn activate_for_workshop(&self, update: &UpdateId) -> Result<()> {
-        self.check_standstill().await?;
+        let of = update.clone();
+        if !self.core.ask(move |core| core.is_before_its_try(&of)).await? {
+            // It is further on already, or refused by name: nothing to hold the vehicle for.
+            return self.activate(update.as_str()).await;
+        }
+        let _act = self.holds.act.lock().await;
+        let activated = self.activate_held(update).await;
+        if activated.is_err() {
+            self.take_back(update).await;
+        }
+        activated
+    }
+
+    async fn activate_held(&self, update: &UpdateId) -> Result<()> {
+        self.hold(update).await?;
         self.activate(update.as_str()).await
     }
 
@@ -59,31 +90,49 @@ impl<P: Peers> Service<P> {
     }
 
     /// Restarts if the vehicle stands and is held. The authenticated tester stands for the driver's answer; standing cannot be vouched
-    /// for by anybody but the vehicle. The inhibit is kept over the restart and released when the update has ended.
+    /// for by anybody but the vehicle. The inhibit is kept over the restart and released when the update has ended. A restart that is
+    /// refused or fails takes the activation back: what is in the slot is staged again then.
+    ///
+    /// Errors: no restart is due, not safe, or the restart command's.
     pub async fn reboot_for_workshop(&self, update: &UpdateId) -> Result<()> {
-        let (mine, due) = {
-            let update = update.clone();
-            let ask = move |core: &mut crate::core::Core| {
-                (core.workshop().is_some_and(|now| now.update == update), core.reboot_due())
-            };
-            self.core.ask(ask).await?
-        };
-        if !mine || !due {
-            return Err(OtaError::WrongPhase("no restart is due: nothing was activated or rolled back".to_owned()));
-        }
-        self.check_standstill().await?;
+        self.check_due(update).await?;
+        let _act = self.holds.act.lock().await;
         let restarted = self.restart_held(update).await;
-        // Also when the inhibit itself was refused: the request may have been recorded without an answer.
         if restarted.is_err() {
-            self.let_go(update).await;
+            self.take_back(update).await;
         }
         restarted
     }
 
     async fn restart_held(&self, update: &UpdateId) -> Result<()> {
-        self.peers.request_inhibit(update.as_str()).await?;
-        self.await_inhibit().await?;
+        self.hold(update).await?;
         self.run_reboot(update).await
+    }
+
+    /// A restart that does not come must leave no slot behind that a later start tries. Only then may the vehicle drive again; also when
+    /// the inhibit itself was refused, since the request may have been recorded without an answer.
+    async fn take_back(&self, update: &UpdateId) {
+        let of = update.clone();
+        let disarmed = self.core.ask(move |core| core.disarm(&of).map_err(OtaError::from)).await.flatten();
+        match disarmed {
+            Ok(true) => {
+                log::warn!(update = update.as_str(); "the restart did not come: the slot is not tried any more");
+                self.forget(update).await;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                log::error!(update = update.as_str(); "the next start may try the slot, so the vehicle stays held: {error}");
+                return;
+            }
+        }
+        self.let_go(update).await;
+    }
+
+    /// Holds the vehicle where it stands; returns when the gateway has acknowledged it.
+    async fn hold(&self, update: &UpdateId) -> Result<()> {
+        self.check_standstill().await?;
+        self.peers.request_inhibit(update.as_str()).await?;
+        self.await_inhibit().await
     }
 
     async fn await_inhibit(&self) -> Result<()> {
@@ -100,10 +149,11 @@ impl<P: Peers> Service<P> {
         }
     }
 
-    /// Lets the vehicle drive again. If that cannot be said now it is said after the next start.
+    /// Lets the vehicle drive again. If that cannot be said now it is said as soon as it can be.
     pub async fn let_go(&self, update: &UpdateId) {
         if let Err(error) = self.peers.release_inhibit(update.as_str()).await {
             log::warn!(update = update.as_str(); "the drive inhibit is not released yet: {error}");
+            self.holds.unreleased.notify_one();
         }
     }
 
@@ -112,17 +162,36 @@ impl<P: Peers> Service<P> {
         self.operations.release(update.as_str()).await;
     }
 
-    /// After a start: an update that ended before, by a fall-back or by what this start is for, holds the vehicle no longer.
-    pub async fn let_go_of_ended(&self) {
-        let ended = self.core.ask(|core| {
-            let due = core.reboot_due();
-            core.workshop().filter(|now| now.phase.is_end() && !due).map(|now| now.update.clone())
-        });
-        let Ok(Some(update)) = ended.await else { return };
-        self.forget(&update).await;
-        if let Err(error) = patiently(|| self.peers.release_inhibit(update.as_str())).await {
-            log::warn!(update = update.as_str(); "the drive inhibit is not released: {error}");
+    /// Lets the vehicle go where no update holds it any more: after a start, and whenever a release could not be said. Never ends.
+    pub async fn look_after_holds(&self) {
+        loop {
+            while let Err(error) = self.release_left().await {
+                log::debug!("who holds the vehicle is not settled yet: {error}");
+                tokio::time::sleep(RESPITE).await;
+            }
+            self.holds.unreleased.notified().await;
         }
+    }
+
+    /// Releases what was requested for any workshop's update that does not go on: it ended, it was never activated, or the record that
+    /// knew it is lost. Vehicle-state knows better than any record who holds the vehicle; campaigns are the manager's business.
+    ///
+    /// Errors: not all is released.
+    pub(crate) async fn release_left(&self) -> Result<()> {
+        let _act = self.holds.act.lock().await;
+        let mut all = Ok(());
+        for owner in self.peers.inhibit_owners().await? {
+            let Ok(owner) = UpdateId::new(owner) else { continue };
+            let of = owner.clone();
+            if !owner.is_workshop() || self.core.ask(move |core| core.holds(&of)).await? {
+                continue;
+            }
+            match self.peers.release_inhibit(owner.as_str()).await {
+                Ok(()) => log::info!(update = owner.as_str(); "its update does not go on: the vehicle may drive"),
+                failed => all = failed,
+            }
+        }
+        all
     }
 }
 

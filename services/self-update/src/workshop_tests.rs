@@ -1,8 +1,9 @@
 //! The workshop's interface on a peer-to-peer bus, beside the campaign's at the same object.
 
-use pitstop_boot_env::boot_decision;
+use pitstop_boot_env::{BootEnv, boot_decision};
 use pitstop_dbus::WorkshopProxy;
 use pitstop_runtime::operation;
+use pitstop_types::SlotName;
 use zbus::Connection;
 
 use super::*;
@@ -24,7 +25,7 @@ fn held(bench: &Bench) -> Vec<String> {
 #[tokio::test]
 async fn a_workshops_update_goes_through_without_the_drivers_answer() {
     let bench = Bench::new();
-    *bench.peers.choice.lock().unwrap() = String::new();
+    bench.peers.choices.lock().unwrap().clear();
     let (_, _server, client) = bench.boot().await;
     let proxy = workshop(&client).await;
     assert_eq!(proxy.get_update().await.unwrap(), (String::new(), String::new(), String::new()));
@@ -32,7 +33,7 @@ async fn a_workshops_update_goes_through_without_the_drivers_answer() {
     staged(&proxy, &client).await;
     assert_eq!(proxy.get_update().await.unwrap(), ("w-1".into(), "staged".into(), "2.0".into()));
     proxy.activate("w-1").await.unwrap();
-    assert!(held(&bench).is_empty());
+    assert_eq!(held(&bench), ["w-1"], "before the next start tries it");
     proxy.reboot("w-1").await.unwrap();
     assert!(bench.path("rebooted").exists());
     assert_eq!(held(&bench), ["w-1"], "over the restart the vehicle stays where it is");
@@ -48,28 +49,46 @@ async fn a_workshops_update_goes_through_without_the_drivers_answer() {
     assert_eq!(proxy.get_update().await.unwrap().1, "committed");
 }
 
+/// Nothing of `w-1` is tried by the next start, and the vehicle drives.
+async fn check_disarmed(bench: &Bench, proxy: &WorkshopProxy<'_>, phase: &str) {
+    assert_eq!(proxy.get_update().await.unwrap().1, phase);
+    let vars = bench.env().load().unwrap();
+    assert_eq!(vars.primary().map(SlotName::as_str), Some("A"), "{phase}: no later start may try it");
+    assert!(held(bench).is_empty(), "{phase}");
+    assert!(!bench.path("rebooted").exists(), "{phase}");
+}
+
 #[tokio::test]
 async fn a_moving_or_unheld_vehicle_is_not_restarted_and_not_held() {
     let bench = Bench::new();
     let (_, _server, client) = bench.boot().await;
     let proxy = workshop(&client).await;
+    let safe = |standstill, inhibited| *bench.peers.safe.lock().unwrap() = (standstill, inhibited);
     staged(&proxy, &client).await;
-    *bench.peers.safe.lock().unwrap() = (false, true);
-    assert!(matches!(proxy.activate("w-1").await, Err(OtaError::NotSafe(_))));
-    assert_eq!(proxy.get_update().await.unwrap().1, "staged", "no later start may try it");
-    *bench.peers.safe.lock().unwrap() = (true, true);
-    proxy.activate("w-1").await.unwrap();
-    *bench.peers.safe.lock().unwrap() = (false, true);
-    assert!(matches!(proxy.reboot("w-1").await, Err(OtaError::NotSafe(_))));
-    *bench.peers.safe.lock().unwrap() = (true, false);
     tokio::time::pause();
-    assert!(matches!(proxy.reboot("w-1").await, Err(OtaError::NotSafe(_))));
-    assert!(!bench.path("rebooted").exists());
-    assert!(held(&bench).is_empty());
+    for (standstill, inhibited) in [(false, true), (true, false)] {
+        safe(standstill, inhibited);
+        assert!(matches!(proxy.activate("w-1").await, Err(OtaError::NotSafe(_))));
+        check_disarmed(&bench, &proxy, "staged").await;
+        // What changes between the two calls.
+        safe(true, true);
+        proxy.activate("w-1").await.unwrap();
+        safe(standstill, inhibited);
+        assert!(matches!(proxy.reboot("w-1").await, Err(OtaError::NotSafe(_))));
+        check_disarmed(&bench, &proxy, "rolled-back").await;
+        // The image is still there.
+        staged(&proxy, &client).await;
+    }
+    safe(true, true);
+    proxy.activate("w-1").await.unwrap();
+    // The command takes real time.
+    tokio::time::resume();
+    proxy.reboot("w-1").await.unwrap();
+    assert!(bench.path("rebooted").exists());
 }
 
 #[tokio::test]
-async fn a_restart_that_fails_holds_the_vehicle_no_longer() {
+async fn a_restart_that_fails_holds_the_vehicle_no_longer_and_leaves_no_slot_to_be_tried() {
     let bench = Bench::new();
     let (_, _server, client) = bench.boot().await;
     let proxy = workshop(&client).await;
@@ -78,10 +97,104 @@ async fn a_restart_that_fails_holds_the_vehicle_no_longer() {
     // The command touches this file, which leads nowhere.
     std::os::unix::fs::symlink(bench.path("none").join("none"), bench.path("rebooted")).unwrap();
     assert!(matches!(proxy.reboot("w-1").await, Err(OtaError::Internal(_))));
-    assert!(held(&bench).is_empty());
+    check_disarmed(&bench, &proxy, "rolled-back").await;
     std::fs::remove_file(bench.path("rebooted")).unwrap();
+    staged(&proxy, &client).await;
+    proxy.activate("w-1").await.unwrap();
     proxy.reboot("w-1").await.unwrap();
     assert_eq!(held(&bench), ["w-1"], "over the restart");
+}
+
+#[tokio::test]
+async fn an_activation_that_fails_halfway_is_taken_back_or_keeps_the_vehicle_held() {
+    let bench = Bench::new();
+    let (_, _server, client) = bench.boot().await;
+    let proxy = workshop(&client).await;
+    staged(&proxy, &client).await;
+    // The first copy, which the boot script reads, can be written; the second cannot, and then again can.
+    let copy = bench.path("grubenv.copy");
+    std::fs::remove_file(&copy).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    assert!(matches!(proxy.activate("w-1").await, Err(OtaError::BootEnvironment(_))));
+    assert_eq!(held(&bench), ["w-1"], "the next start may try it");
+    std::fs::remove_dir(&copy).unwrap();
+    assert!(!proxy.roll_back("w-1").await.unwrap());
+    check_disarmed(&bench, &proxy, "rolled-back").await;
+}
+
+/// Until vehicle-state is back and knows.
+async fn until_held_by(bench: &Bench, owners: &[&str]) {
+    // The slots' thread answers in real time, while the service's own pauses take none.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if held(bench) == owners {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("held by {:?}, not by {owners:?}", held(bench));
+}
+
+#[tokio::test]
+async fn a_workshops_hold_that_no_record_knows_is_let_go_after_the_start() {
+    let bench = Bench::new();
+    *bench.peers.held.lock().unwrap() = ["w-lost", "u1", "w-replaced"].map(str::to_owned).to_vec();
+    *bench.peers.away.lock().unwrap() = 4;
+    let (_, _server, _client) = bench.boot().await;
+    tokio::time::pause();
+    until_held_by(&bench, &["u1"]).await;
+}
+
+#[tokio::test]
+async fn a_hold_that_was_taken_for_an_activation_that_never_came_is_let_go_after_the_start() {
+    let bench = Bench::new();
+    let (_, _server, client) = bench.boot().await;
+    staged(&workshop(&client).await, &client).await;
+    // The power went between the two.
+    bench.peers.held.lock().unwrap().push("w-1".to_owned());
+    let (_, _server, client) = bench.boot().await;
+    let proxy = workshop(&client).await;
+    assert!(held(&bench).is_empty());
+    // One that was activated keeps it, whenever the service starts.
+    proxy.activate("w-1").await.unwrap();
+    let (_, _server, client) = bench.boot().await;
+    assert_eq!(workshop(&client).await.get_update().await.unwrap().1, "trial");
+    assert_eq!(held(&bench), ["w-1"]);
+}
+
+#[tokio::test]
+async fn a_release_that_could_not_be_said_is_said_as_soon_as_it_can_be() {
+    let bench = Bench::new();
+    let (_, _server, client) = bench.boot().await;
+    let proxy = workshop(&client).await;
+    staged(&proxy, &client).await;
+    proxy.activate("w-1").await.unwrap();
+    *bench.peers.away.lock().unwrap() = 3;
+    assert!(!proxy.roll_back("w-1").await.unwrap());
+    assert_eq!(held(&bench), ["w-1"]);
+    tokio::time::pause();
+    until_held_by(&bench, &[]).await;
+}
+
+#[tokio::test]
+async fn stagings_that_failed_leave_no_results_behind() {
+    let bench = Bench::new();
+    bench.peers.refuse();
+    let (_, _server, client) = bench.boot().await;
+    let proxy = workshop(&client).await;
+    let mut paths = Vec::new();
+    for attempt in 1..=3 {
+        let path = proxy.stage("w-1", attempt).await.unwrap();
+        let ended = operation::wait(&client, "SelfUpdate", &path, |_| {}).await;
+        assert!(matches!(ended, Err(OtaError::BadBundle(_))), "{ended:?}");
+        paths.push(path);
+    }
+    let stored = std::fs::read_dir(bench.path("state").join("operations")).map_or(0, |files| files.count());
+    assert_eq!(stored, 0, "nobody would acknowledge them");
+    for path in paths.iter().take(2) {
+        let gone = operation::wait(&client, "SelfUpdate", path, |_| {}).await;
+        assert!(gone.as_ref().is_err_and(OtaError::is_gone), "{path}: {gone:?}");
+    }
 }
 
 #[tokio::test]

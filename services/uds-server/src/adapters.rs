@@ -4,13 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use pitstop_dbus::{OtaError, Result, SelfUpdateProxy, ValidatorProxy, WorkshopProxy};
+use pitstop_dbus::{OtaError, Result, SelfUpdateProxy, ValidatorProxy, VehicleStateProxy, WorkshopProxy};
 use pitstop_doip::{Frame, LogicalAddress, Message, ProtocolVersion, StreamDecoder, StreamItem};
 use pitstop_runtime::operation::{self, patiently};
 use pitstop_uds::{Did, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use zbus::fdo::PeerProxy;
+use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedObjectPath};
 
 use crate::ports::{Peers, SlotView};
@@ -174,6 +175,11 @@ impl Peers for BusPeers {
 
     async fn roll_back(&self, update: &str) -> Result<bool> {
         self.workshop().await?.roll_back(update).await
+    }
+
+    async fn is_held(&self, update: &str) -> Result<bool> {
+        let uncached = VehicleStateProxy::builder(&self.bus).cache_properties(CacheProperties::No);
+        Ok(uncached.build().await?.inhibit_owners().await?.iter().any(|owner| owner == update))
     }
 
     async fn health(&self, version: &str) -> std::result::Result<(), String> {

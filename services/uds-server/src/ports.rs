@@ -38,6 +38,9 @@ pub trait Peers: Send + Sync + 'static {
     /// True: a restart is due.
     fn roll_back(&self, update: &str) -> impl Future<Output = Result<bool>> + Send;
 
+    /// `VehicleState.InhibitOwners`: whether the vehicle is held for this update.
+    fn is_held(&self, update: &str) -> impl Future<Output = Result<bool>> + Send;
+
     /// Whether this start is fit to be kept: the services answer, `version` runs, and we answer ourselves. The text says what is not.
     fn health(&self, version: &str) -> impl Future<Output = std::result::Result<(), String>> + Send;
 }

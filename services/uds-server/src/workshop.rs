@@ -29,7 +29,7 @@ const MAX_ERROR: usize = 400;
 /// Routine status: done, or not (the reason is in the status DID).
 const STATUS_OK: u8 = 0x00;
 const STATUS_FAILED: u8 = 0x01;
-/// Rolled back; the TCU restarts as soon as the vehicle stands.
+/// Rolled back; the TCU restarts at once if the vehicle is still held, or leaves the slot with its next start.
 const STATUS_RESTART: u8 = 0x01;
 
 /// What the diagnostic server asks for. Each but `Abort` is answered by one [`Done`].
@@ -75,6 +75,8 @@ pub struct Workshop<P: Peers> {
     peers: P,
     document: Document<Record>,
     record: Option<Record>,
+    /// The record was damaged: what of an update is under way is still to be asked of the slots.
+    lost: bool,
     transfer: Option<Transfer<P::Reception>>,
     /// What the last order failed with.
     error: String,
@@ -111,7 +113,8 @@ impl<R> Transfer<R> {
 }
 
 impl<P: Peers> Workshop<P> {
-    /// Reads the record. `status`: what testers read.
+    /// Reads the record. `status`: what testers read. One that is damaged is put aside: a TCU that nobody can mend any more would be worse,
+    /// and the slots know what is under way.
     pub fn new(
         settings: WorkshopSettings,
         peers: P,
@@ -119,12 +122,20 @@ impl<P: Peers> Workshop<P> {
         status: watch::Sender<String>,
     ) -> Result<Self, StoreError> {
         let document = Document::new(storage, "workshop", FORMAT);
-        let record = document.load()?;
+        let (record, lost) = match document.load() {
+            Err(error @ StoreError::Damaged { .. }) => {
+                log::error!("{error}; kept as workshop.damaged, what is under way is asked of the slots");
+                document.keep_damaged()?;
+                (None, true)
+            }
+            loaded => (loaded?, false),
+        };
         Ok(Self {
             settings,
             peers,
             document,
             record,
+            lost,
             transfer: None,
             error: String::new(),
             held_up: String::new(),
@@ -157,7 +168,7 @@ impl<P: Peers> Workshop<P> {
 
     /// Whether there is anything to look after between orders.
     fn is_awake(&self) -> bool {
-        self.transfer.is_none() && self.record.as_ref().is_some_and(|record| !record.is_over())
+        self.transfer.is_none() && (self.lost || self.record.as_ref().is_some_and(|record| !record.is_over()))
     }
 
     /// Does one act; answers when to look again.
@@ -176,6 +187,7 @@ impl<P: Peers> Workshop<P> {
     }
 
     async fn act(&mut self) -> Result<Duration, OtaError> {
+        self.recover().await?;
         let view = self.peers.view().await?;
         let Some(record) = self.record.clone() else { return Ok(REST) };
         let phase = Some(view.phase.as_str()).filter(|_| view.update == record.update);
@@ -189,15 +201,41 @@ impl<P: Peers> Workshop<P> {
             }
             Act::RollBack => {
                 if self.peers.roll_back(&record.update).await? {
-                    // Refused while the vehicle moves; asked again until it stands.
-                    self.peers.reboot(&record.update).await?;
-                    return Ok(RETRY);
+                    return self.leave(&record).await;
                 }
                 self.finish(record, false).await?;
             }
             Act::Finish { kept } => self.finish(record, kept).await?,
         }
         Ok(LOOK)
+    }
+
+    /// Makes a record anew that was damaged. The tester decides again; what the slots are past needs nobody.
+    async fn recover(&mut self) -> Result<(), OtaError> {
+        if !self.lost {
+            return Ok(());
+        }
+        let SlotView { update, version, .. } = self.peers.view().await?;
+        if update.is_empty() {
+            self.document.remove().map_err(|error| OtaError::Storage(error.to_string()))?;
+        } else {
+            log::warn!(update = update.as_str(); "the workshop's update goes on from what is in the slots");
+            self.store(Record { update, version, attempt: 1, wish: Wish::Try, error: String::new() })?;
+        }
+        self.lost = false;
+        Ok(())
+    }
+
+    /// Restarts out of a slot that is left, as long as the vehicle has been held for it since before the trial. One that is not may stand
+    /// at a red light: it is not held anew for this. The boot loader takes the old slot at the next start by itself; a tester may ask for
+    /// one earlier.
+    async fn leave(&mut self, record: &Record) -> Result<Duration, OtaError> {
+        if !self.peers.is_held(&record.update).await? {
+            log::info!(update = record.update.as_str(); "the vehicle is not held: the slot is left with the next start");
+            return Ok(REST);
+        }
+        self.peers.reboot(&record.update).await?;
+        Ok(RETRY)
     }
 
     /// Finds out whether the new slot is well. Only a verdict is stored.
@@ -259,6 +297,9 @@ impl<P: Peers> Workshop<P> {
     pub(crate) async fn obey(&mut self, order: Order) -> Option<Done> {
         if order != Order::Abort && !matches!(order, Order::Block(_)) {
             self.error.clear();
+            if let Err(error) = self.recover().await {
+                log::warn!("what is under way is not known yet: {error}");
+            }
         }
         let answer = match order {
             Order::Abort => {
@@ -407,10 +448,33 @@ impl<P: Peers> Workshop<P> {
         if view.update != record.update || record.wish == Wish::New {
             return Err(nothing());
         }
-        if record.wish == Wish::Try && matches!(view.phase.as_str(), "staged" | "activating") {
+        let asked = self.ask_restart(&record, &view.phase).await;
+        if asked.is_err() && record.wish == Wish::Try {
+            self.note_taken_back(record).await;
+        }
+        asked
+    }
+
+    async fn ask_restart(&self, record: &Record, phase: &str) -> Result<(), OtaError> {
+        if record.wish == Wish::Try && matches!(phase, "staged" | "activating") {
             self.peers.activate(&record.update).await?;
         }
         self.peers.reboot(&record.update).await
+    }
+
+    /// After a restart that was refused: `self-update` takes an activation back then, so that no later start tries the slot unasked. The
+    /// package is still admitted and goes into the slot again with the next 31 01 FF01. What is not noted here ends as rolled back.
+    async fn note_taken_back(&mut self, record: Record) {
+        let taken_back = |view: SlotView| view.update == record.update && view.phase == "rolled-back";
+        let noted = match self.peers.view().await.map(taken_back) {
+            Ok(true) => self.store(Record { wish: Wish::New, attempt: record.attempt.saturating_add(1), ..record }),
+            Ok(false) => return,
+            Err(error) => Err(error),
+        };
+        match noted {
+            Ok(()) => self.phase = "received".to_owned(),
+            Err(error) => log::warn!("the workshop's update is not noted as taken back: {error}"),
+        }
     }
 
     /// Stores the wish before it does anything; what it cannot do now is done by [`Workshop::look`].

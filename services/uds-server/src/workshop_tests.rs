@@ -78,7 +78,23 @@ async fn cut_everywhere(tried_before: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slot_that_is_not_well_is_left_when_the_vehicle_stands() {
+async fn a_slot_that_is_not_well_is_left_at_once_while_the_vehicle_is_held() {
+    let bench = Bench::new();
+    let mut task = bench.boot();
+    transfer(&mut task).await.unwrap();
+    ask(&mut task, Order::Verify).await.unwrap();
+    ask(&mut task, Order::Restart).await.unwrap();
+    let mut task = bench.boot();
+    bench.fake.world().well = false;
+    look(&bench, &mut task).await;
+    assert!(bench.fake.world().restart, "it has been held since before the trial");
+    let mut task = bench.boot();
+    look(&bench, &mut task).await;
+    assert_eq!(check_end(&bench, "unhealthy"), Wish::Left);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_that_is_not_well_is_left_with_the_next_start_once_the_vehicle_drives() {
     let bench = Bench::new();
     let mut task = bench.boot();
     transfer(&mut task).await.unwrap();
@@ -93,10 +109,17 @@ async fn a_slot_that_is_not_well_is_left_when_the_vehicle_stands() {
     let record = bench.stored().unwrap();
     assert_eq!((record.wish, record.error.as_str()), (Wish::Undo, "Unhealthy: Validator does not answer"));
     task.tell();
-    assert!(task.status.borrow().ends_with("wish=undo;phase=rolled-back;error=NotSafe: Vehicle.Speed is 50"));
+    assert!(task.status.borrow().ends_with("wish=undo;phase=rolled-back;error=Unhealthy: Validator does not answer"));
     assert!(!bench.fake.world().restart, "it drives");
+    // A red light.
     bench.fake.world().safe = true;
     look(&bench, &mut task).await;
+    assert!(!bench.fake.world().restart);
+    assert!(!bench.fake.world().held);
+    assert_eq!(bench.fake.world().vars.primary(), Some(&slot("A")), "the next start leaves it");
+    // A tester may ask for that start.
+    assert_eq!(ask(&mut task, Order::Restart).await, Ok(vec![]));
+    assert!(bench.fake.world().restart);
     let mut task = bench.boot();
     look(&bench, &mut task).await;
     assert_eq!(check_end(&bench, "unhealthy"), Wish::Left);
@@ -192,6 +215,73 @@ async fn conditions_are_refused_as_conditions_and_can_be_tried_again() {
     assert_eq!(task.error, "NotSafe: Vehicle.Speed is 50");
     bench.fake.world().safe = true;
     assert_eq!(ask(&mut task, Order::Restart).await, Ok(vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_is_refused_leaves_no_slot_to_be_tried_and_the_package_goes_in_again() {
+    let bench = Bench::new();
+    let mut task = bench.boot();
+    transfer(&mut task).await.unwrap();
+    ask(&mut task, Order::Verify).await.unwrap();
+    bench.fake.world().rolls = true;
+    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::ConditionsNotCorrect));
+    assert_eq!(task.error, "NotSafe: Vehicle.Speed is 50");
+    task.look().await;
+    task.tell();
+    assert_eq!(
+        *task.status.borrow(),
+        "update=w-1;version=2.0;wish=new;phase=received;error=NotSafe: Vehicle.Speed is 50"
+    );
+    assert_eq!(bench.fake.world().vars.primary(), Some(&slot("A")));
+    assert!(bench.fake.world().ended.is_empty(), "the package is still admitted");
+    // It stands again.
+    (bench.fake.world().rolls, bench.fake.world().safe) = (false, true);
+    assert_eq!(ask(&mut task, Order::Restart).await, Err(Nrc::ConditionsNotCorrect), "nothing is staged");
+    assert_eq!(ask(&mut task, Order::Verify).await, Ok(vec![STATUS_OK]));
+    assert_eq!(ask(&mut task, Order::Restart).await, Ok(vec![]));
+    let mut task = bench.boot();
+    look(&bench, &mut task).await;
+    assert_eq!(check_end(&bench, "the second restart"), Wish::Kept);
+}
+
+/// The record as a bad sector leaves it.
+fn damage(bench: &Bench) {
+    bench.fake.disk.storage().replace("workshop", b"pitstop 1 rubbish").unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_is_put_aside_and_what_is_in_the_slots_goes_on() {
+    let bench = Bench::new();
+    let mut task = bench.boot();
+    transfer(&mut task).await.unwrap();
+    ask(&mut task, Order::Verify).await.unwrap();
+    damage(&bench);
+    let mut task = bench.start();
+    assert!(bench.fake.disk.storage().read("workshop.damaged").unwrap().is_some());
+    assert_eq!(ask(&mut task, Order::Restart).await, Ok(vec![]), "the tester goes on where it was");
+    damage(&bench);
+    let mut task = bench.boot();
+    assert_eq!(bench.phase(), "trial");
+    // Cut before anything was known: it is still known to be lost.
+    drop(bench.start());
+    for _ in 0..60 {
+        let pause = task.look().await;
+        tokio::time::advance(pause).await;
+    }
+    assert_eq!(check_end(&bench, "the trial is judged"), Wish::Kept);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_record_of_nothing_is_forgotten() {
+    let bench = Bench::new();
+    damage(&bench);
+    let mut task = bench.boot();
+    assert!(task.is_awake());
+    task.look().await;
+    assert!(!task.is_awake());
+    assert_eq!(bench.stored(), None);
+    workday(&bench, &mut task).await;
+    assert_eq!(check_end(&bench, "the next package"), Wish::Kept);
 }
 
 #[tokio::test(start_paused = true)]

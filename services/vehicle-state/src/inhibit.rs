@@ -70,6 +70,14 @@ pub struct Shown {
 #[error("{MAX_OWNERS} owners hold the drive inhibit already")]
 pub struct TooManyOwners;
 
+impl Record {
+    /// For when it is lost what the gateway was told last. It keeps that for as long as nobody tells it otherwise, so it is told a
+    /// release: nobody is known to want the inhibit, and who does asks for it again before the next unsafe step.
+    pub fn lost() -> Self {
+        Self { owners: BTreeSet::new(), releasing: true }
+    }
+}
+
 impl Inhibit {
     /// Goes on from what is stored. An unreleased request is sent again at once.
     pub fn new(record: Record, now: Duration) -> Self {
@@ -129,6 +137,12 @@ impl Inhibit {
     /// A frame went out at `now`.
     pub fn sent(&mut self, now: Duration) {
         self.asked_at.get_or_insert(now);
+    }
+
+    /// A frame did not go out, which was known at `now` only. The next one waits a whole cycle from then: a try can take as long as a
+    /// cycle, and calls and frames are served between two of them.
+    pub fn failed(&mut self, now: Duration) {
+        self.next = self.next.map(|next| next.max(now + CYCLE));
     }
 
     pub fn poll_timeout(&self) -> Option<Duration> {
@@ -278,6 +292,29 @@ mod tests {
         inhibit.adopt(inhibit.requested_by(&owner("u2")).unwrap().unwrap(), ms(30));
         assert!(run(&mut inhibit, 30)[0].inhibit);
         assert_eq!(inhibit.state(shown(true, 25)), State::Requested);
+    }
+
+    #[test]
+    fn after_a_failed_try_a_cycle_is_left_for_everything_else() {
+        let mut inhibit = requested(0);
+        assert!(inhibit.poll_transmit(ms(0)).is_some());
+        inhibit.failed(ms(100));
+        assert_eq!(inhibit.poll_timeout(), Some(ms(200)));
+        let mut idle = Inhibit::new(Record::default(), ms(0));
+        idle.failed(ms(100));
+        assert_eq!(idle.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_lost_record_is_a_release_and_a_request_ends_it() {
+        let mut inhibit = Inhibit::new(Record::lost(), ms(0));
+        assert_eq!(inhibit.state(shown(true, 5)), State::Released);
+        assert!(!run(&mut inhibit, 0)[0].inhibit);
+        assert_eq!(inhibit.settled(shown(true, 10)), None, "held by nobody, and not let go yet");
+        let record = inhibit.requested_by(&owner("u1")).unwrap().unwrap();
+        assert!(!record.releasing);
+        inhibit.adopt(record, ms(20));
+        assert!(run(&mut inhibit, 20)[0].inhibit);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct Service<B> {
     announced: State,
     /// Whether the last frame could not be sent, so that it is logged once.
     mute: bool,
+    /// The same for the end of a release that could not be stored.
+    unstored: bool,
 }
 
 /// What the object on the bus holds: the way to the service.
@@ -61,6 +63,8 @@ impl Handle {
 
 impl<B: Buses> Service<B> {
     /// Puts the object on the bus and takes up a drive inhibit that was not released. Calls are served once [`Service::run`] runs.
+    ///
+    /// Errors: the disk cannot be read, or the bus does not take the object. What is stored being damaged or lost is none.
     pub async fn serve(
         bus: &Connection,
         settings: Settings,
@@ -69,7 +73,7 @@ impl<B: Buses> Service<B> {
         clocks: Clocks,
     ) -> anyhow::Result<Self> {
         let record = Document::new(storage, "inhibit", FORMAT);
-        let stored: Record = record.load()?.unwrap_or_default();
+        let stored = stored(&record)?;
         if !stored.owners.is_empty() {
             log::info!("the drive inhibit is still held by {:?}", stored.owners);
         }
@@ -97,6 +101,7 @@ impl<B: Buses> Service<B> {
             state,
             announced,
             mute: false,
+            unstored: false,
         })
     }
 
@@ -223,30 +228,35 @@ impl<B: Buses> Service<B> {
         (verdict.holds, state == State::Acknowledged, reasons.join("; "))
     }
 
+    /// Sends the frame that is due, one only: on a bus that takes none a try is as long as a cycle, and calls wait meanwhile.
     async fn transmit(&mut self) {
-        while let Some(order) = self.inhibit.poll_transmit(self.now()) {
-            let frame = &self.settings.inhibit;
-            let frame = Frame { bus: frame.bus.clone(), id: frame.id, data: frame.encode(order) };
-            match self.buses.send(frame).await {
-                Ok(()) => {
-                    self.inhibit.sent(self.now());
-                    self.mute = false;
-                }
-                Err(cause) if !self.mute => {
+        let Some(order) = self.inhibit.poll_transmit(self.now()) else { return };
+        let frame = &self.settings.inhibit;
+        let frame = Frame { bus: frame.bus.clone(), id: frame.id, data: frame.encode(order) };
+        match self.buses.send(frame).await {
+            Ok(()) => {
+                self.inhibit.sent(self.now());
+                self.mute = false;
+            }
+            Err(cause) => {
+                self.inhibit.failed(self.now());
+                if !std::mem::replace(&mut self.mute, true) {
                     log::warn!("the drive inhibit frame: {cause}; trying again");
-                    self.mute = true;
                 }
-                Err(_) => {}
             }
         }
     }
 
     /// Ends a release that the gateway shows. If that cannot be stored, it is tried again.
     fn settle(&mut self) {
-        if let Some(record) = self.inhibit.settled(self.shown())
-            && let Err(cause) = self.keep(record)
-        {
-            log::error!("storing the end of the drive inhibit: {cause}");
+        let Some(record) = self.inhibit.settled(self.shown()) else { return };
+        match self.keep(record) {
+            Ok(()) => self.unstored = false,
+            Err(cause) => {
+                if !std::mem::replace(&mut self.unstored, true) {
+                    log::error!("storing the end of the drive inhibit: {cause}; trying again");
+                }
+            }
         }
     }
 
@@ -295,6 +305,31 @@ impl<B: Buses> Service<B> {
 
     fn now(&self) -> Duration {
         (self.clocks.monotonic)()
+    }
+}
+
+/// What the gateway was told last. Without this service nothing unsafe begins and a vehicle that is held stays held, so a file that
+/// is of no use does not keep it from starting; nor is a missing one taken for a gateway that was told nothing: the disk may be new,
+/// or the whole TCU. The file is replaced when the gateway shows the release, or by the next request; until then every start releases.
+fn stored(document: &Document<Record>) -> Result<Record, StoreError> {
+    match document.load() {
+        Ok(Some(record)) => Ok(record),
+        Ok(None) => {
+            log::info!("no drive inhibit is stored: the gateway is told a release");
+            Ok(Record::lost())
+        }
+        // The checksum does not cover the format number, so damage may look like another format.
+        Err(error @ (StoreError::Damaged { .. } | StoreError::Format { .. })) => {
+            log::error!(
+                "{error}; kept as inhibit.damaged; who held the drive inhibit is lost, the gateway is told a release"
+            );
+            // The copy is for who looks for the reason: a disk that is full must not keep the vehicle held.
+            if let Err(cause) = document.keep_damaged() {
+                log::warn!("keeping inhibit.damaged: {cause}");
+            }
+            Ok(Record::lost())
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -85,6 +85,7 @@ pub(super) fn router(backend: Arc<Backend>) -> Router {
 
 /// A page of a list: the first `limit` entries after `after`.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {
     /// Key of the last entry of the page before.
@@ -111,6 +112,7 @@ pub(super) struct Reason {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct UploadName {
     /// File name, for people.
     name: String,
@@ -194,6 +196,7 @@ async fn get_vehicle(State(backend): State_, Path(vin): Path<String>) -> Result<
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct TimelineLimit {
     /// At most 500, which is also the default.
     limit: Option<u32>,
@@ -211,6 +214,7 @@ async fn get_timeline(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct WhichRelease {
     /// Id of a release.
     release: String,
@@ -257,6 +261,7 @@ async fn correct_ecus(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct AuditPage {
     /// Sequence number of the last entry of the page before.
     #[serde(default)]

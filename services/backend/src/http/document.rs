@@ -35,16 +35,38 @@ mod tests {
         assert_eq!(document["components"]["securitySchemes"]["token"]["scheme"], "bearer");
         assert_eq!(document["security"], json!([{ "token": [] }]));
         assert!(document["components"]["schemas"]["ErrorBody"].is_object());
+        let query = |path: &str, method: &str| document["paths"][path][method]["parameters"].clone();
+        let limit = query("/api/v1/vehicles", "get");
+        assert_eq!(limit.as_array().unwrap().len(), 2);
+        assert!(limit.as_array().unwrap().iter().all(|parameter| parameter["required"] != true), "{limit}");
+        assert_eq!(query("/api/v1/bundles", "post")[0]["required"], true);
         let paths = document["paths"].as_object().unwrap();
         assert!(paths["/api/v1/bundles"]["post"].is_object() && paths["/api/v1/bundles"]["get"].is_object());
         let form = "/content/application~1json/schema/$ref";
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let name = parameter["name"].as_str().unwrap();
+                    let place = if path.contains(&format!("{{{name}}}")) { "path" } else { "query" };
+                    assert_eq!(parameter["in"], place, "{method} {path} {name}");
+                }
                 for status in ["401", "default"] {
                     let schema = operation["responses"][status].pointer(form).and_then(Value::as_str);
                     assert_eq!(schema, Some("#/components/schemas/ErrorBody"), "{method} {path} {status}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_form_of_what_the_driver_is_told_has_the_fields_that_are_read() {
+        let document = serde_json::to_value(crate::http::openapi()).unwrap();
+        let form = &document["components"]["schemas"]["PromptFacts"];
+        let mut facts = serde_json::Map::new();
+        for (name, about) in form["properties"].as_object().unwrap() {
+            facts.insert(name.clone(), if about["type"] == "string" { json!("words") } else { json!(600) });
+            assert!(form["required"].as_array().unwrap().contains(&json!(name)), "{name}");
+        }
+        serde_json::from_value::<pitstop_types::PromptFacts>(Value::Object(facts)).unwrap().check().unwrap();
     }
 }

@@ -70,6 +70,23 @@ pub struct Dependency {
     pub versions: Vec<SoftwareVersion>,
 }
 
+/// The form of [`PromptFacts`] in the document of the operators' interface. Texts: 1 to 2000 bytes each.
+#[derive(ToSchema)]
+#[schema(as = PromptFacts)]
+pub struct Facts {
+    /// Why: purpose and criticality.
+    pub purpose: String,
+    /// What changes for the driver.
+    pub changes: String,
+    /// Expected time to install, in seconds.
+    #[schema(minimum = 1, maximum = 86_400)]
+    pub expected_secs: u32,
+    /// What will not work meanwhile.
+    pub unavailable: String,
+    /// What to do, and what not to.
+    pub instructions: String,
+}
+
 /// Bundles that are released together: at most one per hardware.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Release {
@@ -80,17 +97,17 @@ pub struct Release {
     /// Ids of its bundles.
     pub bundles: Vec<String>,
     /// What the driver is told (UN R156 7.2.2.2). May be incomplete in a draft.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Option<Facts>)]
     pub facts: Option<PromptFacts>,
     /// Versions that may be updated, per hardware. A hardware without an entry may come from any version.
     #[serde(default)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = BTreeMap<String, Vec<String>>)]
     pub allowed_from: BTreeMap<HardwareId, Vec<SoftwareVersion>>,
     #[serde(default)]
     pub depends: Vec<Dependency>,
     /// Release counters below which nothing may return once this release is committed, per hardware. Most releases have none.
     #[serde(default)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub security_floors: BTreeMap<HardwareId, u64>,
     pub created_at: UnixSeconds,
     pub published_at: Option<UnixSeconds>,

@@ -118,7 +118,7 @@ pub struct CampaignSpec {
     pub conditions: Vec<String>,
     #[serde(default)]
     pub window: Option<Window>,
-    /// Seconds from the offer until which the update may start without a network; 1 to 30 days in seconds.
+    /// Seconds from the offer until which the update may start without a network; 1 to 2 592 000 (30 days).
     #[serde(default = "default_install_within")]
     pub install_within_secs: u64,
 }

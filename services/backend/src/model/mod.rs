@@ -7,7 +7,7 @@ mod evidence;
 mod vehicle;
 
 pub use assignment::{Assignment, AssignmentState, Claimed, PlanPart};
-pub use bundle::{Bundle, Dependency, Release, ReleaseKind, ReleaseState};
+pub use bundle::{Bundle, Dependency, Facts, Release, ReleaseKind, ReleaseState};
 pub use campaign::{
     Campaign, CampaignSpec, CampaignState, Deadlines, Gate, Select, SpecError, Stage, StopRule, Window,
 };

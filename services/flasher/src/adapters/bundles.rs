@@ -12,6 +12,7 @@ use pitstop_types::{EcuId, UnixSeconds, UpdateId};
 use tokio::sync::{mpsc, oneshot};
 use zbus::Connection;
 
+use super::times::Times;
 use crate::ports::{Bundles, Payload, Role, Software};
 
 /// Longest single read of a payload, in bytes: one block of the largest kind, with room.
@@ -21,11 +22,12 @@ const MAX_READ: u32 = 2 << 20;
 pub struct ValidatorBundles {
     bus: Connection,
     keyring: Arc<Keyring>,
+    times: Arc<Times>,
 }
 
 impl ValidatorBundles {
-    pub fn new(bus: Connection, keyring: Keyring) -> Self {
-        Self { bus, keyring: Arc::new(keyring) }
+    pub fn new(bus: Connection, keyring: Keyring, times: Arc<Times>) -> Self {
+        Self { bus, keyring: Arc::new(keyring), times }
     }
 }
 
@@ -36,7 +38,9 @@ impl Bundles for ValidatorBundles {
             ValidatorProxy::builder(&self.bus).cache_properties(zbus::proxy::CacheProperties::No).build().await?;
         let open = || validator.open_admitted(update.as_str(), ecu.as_str(), role.as_str());
         let (fd, admitted) = patiently(open).await?;
-        let now = pitstop_runtime::wall_clock()
+        let now = self
+            .times
+            .now(admitted.admitted_at)
             .ok_or_else(|| OtaError::TimeUnknown("signatures cannot be judged".to_owned()))?;
         let judged_at = admitted.judged_at(now);
         open_software(File::from(OwnedFd::from(fd)), self.keyring.clone(), judged_at, Some(admitted)).await

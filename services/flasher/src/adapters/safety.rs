@@ -1,19 +1,23 @@
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use pitstop_dbus::{HmiProxy, OtaError, VehicleStateProxy};
 use pitstop_runtime::operation::patiently;
 use pitstop_types::UpdateId;
 use zbus::Connection;
 
+use super::times::Times;
 use crate::ports::Safety;
 
 /// Asks `hmi` for the stored answer and `vehicle-state` for standstill and inhibit, both at the moment of need.
 pub struct BusSafety {
     bus: Connection,
+    times: Arc<Times>,
 }
 
 impl BusSafety {
-    pub fn new(bus: Connection) -> Self {
-        Self { bus }
+    pub fn new(bus: Connection, times: Arc<Times>) -> Self {
+        Self { bus, times }
     }
 }
 
@@ -28,7 +32,7 @@ impl Safety for BusSafety {
         let agreed = match answer.choice.as_str() {
             "now" => true,
             // An unknown time agrees to nothing.
-            "at" => pitstop_runtime::wall_clock().is_some_and(|now| now >= answer.at),
+            "at" => self.times.now(answer.at).is_some_and(|now| now >= answer.at),
             _ => false,
         };
         if agreed { Ok(()) } else { Err(OtaError::NoConsent(format!("the stored answer is {:?}", answer.choice))) }

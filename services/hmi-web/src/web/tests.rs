@@ -32,14 +32,7 @@ impl Bench {
     }
 
     async fn ask(&self) -> Screen {
-        let facts = Facts {
-            purpose: "Safety <b>".into(),
-            changes: "Brakes".into(),
-            expected_secs: 60,
-            unavailable: "Driving".into(),
-            instructions: "Park".into(),
-        };
-        self.hmi.ask("u-1", &facts).await.unwrap();
+        self.hmi.ask("u-1", &facts()).await.unwrap();
         self.shows(|screen| screen.prompts.len() == 1).await
     }
 
@@ -66,6 +59,16 @@ impl Bench {
     }
 }
 
+fn facts() -> Facts {
+    Facts {
+        purpose: "Safety <b>".into(),
+        changes: "Brakes".into(),
+        expected_secs: 60,
+        unavailable: "Driving".into(),
+        instructions: "Park".into(),
+    }
+}
+
 fn answer_to(screen: &Screen, choice: &str) -> serde_json::Value {
     let prompt = &screen.prompts[0];
     serde_json::json!({"path": prompt.path, "choice": choice, "at": 0, "text_digest": prompt.text_digest})
@@ -82,7 +85,10 @@ async fn a_prompt_appears_is_answered_and_goes() {
     assert_eq!((answer.choice.as_str(), answer.origin.as_str()), ("later", "hmi"));
     let (status, body) = bench.post("/answer", &answer_to(&screen, "now")).await;
     assert_eq!(status, 409);
-    assert!(body.contains("AlreadyAnswered"), "{body}");
+    let refusal: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(refusal["error"]["name"], "AlreadyAnswered", "{body}");
+    assert_eq!(refusal["error"]["advice"], "nothing to do", "{body}");
+    assert!(refusal["error"]["text"].as_str().unwrap().contains("u-1"), "{body}");
 }
 
 #[tokio::test]
@@ -93,6 +99,8 @@ async fn a_notice_appears_and_goes_when_acknowledged() {
     assert_eq!(screen.notices[0].text, "Done");
     assert_eq!(bench.post("/acknowledge", &serde_json::json!({"path": screen.notices[0].path})).await.0, 204);
     bench.shows(|screen| screen.notices.is_empty()).await;
+    let (status, body) = bench.post("/acknowledge", &serde_json::json!({"path": screen.notices[0].path})).await;
+    assert!(status == 409 && body.contains("AlreadyAnswered"), "{status} {body}");
 }
 
 #[tokio::test]
@@ -127,10 +135,18 @@ async fn other_sites_and_other_objects_are_kept_out() {
     assert!(status == 200 && page.contains("hmi.js"));
 }
 
-#[test]
-fn whoever_the_bus_refuses_learns_of_the_group() {
-    let denied = Refused(OtaError::Bus(zbus::fdo::Error::AccessDenied("no".into()).into()));
-    assert!(denied.advice().contains("pitstop-hmi-client"), "{}", denied.advice());
-    let changed = Refused(OtaError::TextChanged("other".into()));
-    assert_eq!(changed.advice(), changed.0.advice());
+#[tokio::test]
+async fn an_answer_to_a_replaced_question_is_a_conflict_and_no_trouble_of_the_service() {
+    let bench = Bench::start().await;
+    let old = bench.ask().await;
+    let facts = Facts { purpose: "Comfort".into(), ..facts() };
+    bench.hmi.ask("u-1", &facts).await.unwrap();
+    let new = bench.shows(|screen| screen.prompts.len() == 1 && screen.prompts[0].purpose == "Comfort").await;
+    assert_ne!(old.prompts[0].path, new.prompts[0].path);
+    let (status, body) = bench.post("/answer", &answer_to(&old, "now")).await;
+    let refusal: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &refusal["error"]["name"]), (409, &"TextChanged".into()), "{body}");
+    assert!(refusal["error"]["text"].as_str().unwrap().contains("read the screen again"), "{body}");
+    assert_eq!(bench.hmi.get_answer("u-1").await.unwrap().choice, "");
+    assert_eq!(bench.post("/answer", &answer_to(&new, "now")).await.0, 204);
 }

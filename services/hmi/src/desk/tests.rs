@@ -151,6 +151,91 @@ fn old_answers_make_room_and_open_prompts_do_not() {
     );
 }
 
+#[test]
+fn a_damaged_prompt_or_notice_is_put_aside_and_the_others_are_served() {
+    let disk = Disk::new();
+    let (mut whole, _) = asked(&disk);
+    whole.ask(&update("u2"), facts("Safety"), NOW).unwrap();
+    for id in ["u1", "u2"] {
+        whole.notify(&update(id), UpdateEnd::AllNew, "Done", NOW).unwrap();
+    }
+    let good = disk.files();
+    for name in ["prompts/u1", "notices/u2"] {
+        for at in 0..good[name].len() {
+            let mut bad = good[name].clone();
+            bad[at] ^= 2;
+            disk.storage().replace(name, &bad).unwrap();
+            // The second start finds what the first one left.
+            for mut desk in [desk(&disk), desk(&disk)] {
+                let prompts: Vec<_> = desk.prompts().iter().map(|prompt| prompt.update.to_string()).collect();
+                let notices: Vec<_> = desk.notices().iter().map(|notice| notice.update.to_string()).collect();
+                match name {
+                    "prompts/u1" => assert_eq!((prompts, notices.len()), (vec!["u2".to_owned()], 2), "byte {at}"),
+                    _ => assert_eq!((prompts.len(), notices), (2, vec!["u1".to_owned()]), "byte {at}"),
+                }
+                assert!(desk.ask(&update("u2"), facts("Safety"), NOW).unwrap().is_empty());
+            }
+            assert_eq!(disk.files()[&format!("{name}.damaged")], bad);
+        }
+        disk.storage().replace(name, &good[name]).unwrap();
+    }
+    // One that was put aside can be asked and told again.
+    disk.storage().replace("prompts/u1", b"?").unwrap();
+    let mut again = desk(&disk);
+    assert!(matches!(again.prompt(&update("u1")), Err(DeskError::UnknownUpdate(_))));
+    assert_eq!(again.ask(&update("u1"), facts("Safety"), NOW).unwrap().len(), 1);
+    assert_eq!(desk(&disk).prompts().len(), 2);
+}
+
+#[test]
+fn a_later_answer_is_never_the_older_one_whatever_the_clock_says() {
+    let disk = Disk::new();
+    let (_, digest) = asked(&disk);
+    let set_back = NOW.map(|now| now - 3600);
+    let far_ahead = NOW.map(|now| now + 3600);
+    let mut newest = None;
+    for (now, expected) in [(NOW, 0), (NOW, 1), (set_back, 2), (None, 3), (far_ahead, 3600), (None, 3601)] {
+        // Each in a life of its own, so that it must be known from the disk.
+        let mut desk = desk(&disk);
+        desk.answer(&update("u1"), UserChoice::Later, Origin::Hmi, digest, now).unwrap();
+        let at = desk.prompt(&update("u1")).unwrap().answer.as_ref().unwrap().answered_at;
+        assert_eq!(at, NOW.unwrap() + expected);
+        assert!(newest.replace(at).is_none_or(|before| at > before));
+        desk.ask_again(&update("u1")).unwrap();
+    }
+    // Another text is another prompt, but of the same update.
+    let mut desk = desk(&disk);
+    desk.ask(&update("u1"), facts("Comfort"), None).unwrap();
+    let digest = desk.prompt(&update("u1")).unwrap().digest;
+    desk.answer(&update("u1"), UserChoice::Now, Origin::Hmi, digest, None).unwrap();
+    assert_eq!(desk.prompt(&update("u1")).unwrap().last_answered_at(), newest.map(|at| at + 1));
+}
+
+#[test]
+fn of_a_first_answer_without_a_clock_the_time_is_0_and_of_the_second_it_is_not() {
+    let disk = Disk::new();
+    let (mut desk, digest) = asked(&disk);
+    for expected in [0, 1] {
+        desk.answer(&update("u1"), UserChoice::Later, Origin::Hmi, digest, None).unwrap();
+        assert_eq!(desk.prompt(&update("u1")).unwrap().last_answered_at(), Some(expected));
+        desk.ask_again(&update("u1")).unwrap();
+    }
+}
+
+#[test]
+fn a_prompt_of_an_earlier_release_is_read_and_its_answer_counts_as_the_one_before() {
+    let disk = Disk::new();
+    let (mut answered, digest) = asked(&disk);
+    answer(&mut answered, UserChoice::Later, digest).unwrap();
+    let mut stored = serde_json::to_value(answered.prompt(&update("u1")).unwrap()).unwrap();
+    stored.as_object_mut().unwrap().remove("answered_before").unwrap();
+    Document::new(Arc::new(disk.storage()), "prompts/u1", FORMAT).store(&stored).unwrap();
+    let mut desk = desk(&disk);
+    desk.ask_again(&update("u1")).unwrap();
+    desk.answer(&update("u1"), UserChoice::Now, Origin::Hmi, digest, None).unwrap();
+    assert_eq!(desk.prompt(&update("u1")).unwrap().last_answered_at(), NOW.map(|now| now + 1));
+}
+
 /// Ask, answer and notify with a cut at each write: after a restart the calls are made again, as their callers do.
 #[test]
 fn a_power_cut_at_any_write_loses_no_answer_that_was_told_and_logs_each_once() {

@@ -17,13 +17,18 @@ impl Performer {
         let driver = &self.ports.driver;
         let update = &record.decision.update;
         patiently!(tether, driver.ask(update, &record.decision.facts))?;
-        let newest = record.answers.last().map(|answer| answer.at);
+        // Told apart by what it says and not by its time alone: the clock may have been set back since.
+        let known = |answer: &Answer| {
+            record.answers.last().is_some_and(|last| {
+                (last.choice, last.at, &last.origin, last.prompt)
+                    == (answer.choice, answer.at, &answer.origin, answer.prompt)
+            })
+        };
         let mut asked_again = times <= 1;
         loop {
-            let answer = patiently!(tether, driver.answer(update))?;
+            let stored = patiently!(tether, driver.answer(update))?;
             // An answer that is in the record already is last time's.
-            let is_new = !answer.choice.is_empty() && newest.is_none_or(|at| answer.answered_at > at);
-            if is_new && let Some(answer) = self.answer(&answer) {
+            if let Some(answer) = self.answer(&stored).filter(|answer| !known(answer)) {
                 let too_late = |at| at >= record.decision.install_by;
                 if !matches!(answer.choice, UserChoice::At { unix_secs } if too_late(unix_secs)) {
                     return Ok(Event::Answered(answer));
@@ -31,7 +36,7 @@ impl Performer {
                 // The update is no longer valid then: the driver has to choose again.
                 asked_again = false;
             }
-            if !asked_again && !answer.choice.is_empty() {
+            if !asked_again && !stored.choice.is_empty() {
                 patiently!(tether, driver.ask_again(update))?;
                 asked_again = true;
             }

@@ -58,7 +58,12 @@ impl Performer {
         let vehicle = &self.ports.vehicle;
         let mut requested = true;
         loop {
-            if let Some(reasons) = self.blocked(&conditions, tether).await? {
+            let mut reasons = self.blocked(&conditions, tether).await?;
+            if nothing_changed && self.now().is_none() {
+                // Whether it may still start cannot be said, and nobody else would ask.
+                reasons.get_or_insert_default().push("the time is not known".to_owned());
+            }
+            if let Some(reasons) = reasons {
                 tether.blocked(reasons);
                 if nothing_changed && requested {
                     // A driver who wants to go must be able to; also what an earlier life requested.

@@ -41,7 +41,8 @@ impl Service {
             Ok(known) => known,
             Err(error) => return self.answer_check(&Err(storage_error(error))),
         };
-        known.extend(running.map(|record| record.decision.update.clone()));
+        // The last one too although it is over: a history that is full does not have it.
+        known.extend(self.record.as_ref().map(|record| record.decision.update.clone()));
         self.checking = true;
         let (ports, settings) = (self.ports.clone(), self.settings.clone());
         let tether = Tether::new(None, self.live.0.clone(), self.alive.subscribe());

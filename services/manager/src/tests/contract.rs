@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use pitstop_dbus::{ManagerProxy, OtaError};
+use pitstop_lifecycle::Phase;
 use pitstop_runtime::{Operations, testing};
 use pitstop_store::cut::Disk;
+use pitstop_types::UpdateEnd;
 use tokio::sync::{mpsc, watch};
 
 use crate::service::Command;
@@ -35,6 +37,19 @@ async fn the_object_is_as_the_xml_says_and_refuses_what_is_out_of_range() {
     assert!(matches!(manager.get_refusals(1001).await, Err(OtaError::InvalidArgument(_))));
     assert!(matches!(manager.cancel().await, Err(OtaError::NoUpdate(_))));
     assert_eq!(manager.phase().await.unwrap(), "idle");
+}
+
+#[test]
+fn the_contract_lists_every_phase_and_every_end() {
+    let contract = include_str!("../../../../dbus-interfaces/io.pitstop.Ota1.Manager.xml");
+    let words = contract.split("Phases:").nth(1).and_then(|rest| rest.split("-->").next()).unwrap();
+    let (phases, ends) = words.split_once("Ends:").unwrap();
+    for phase in Phase::ALL {
+        assert!(phases.contains(&format!("\"{phase}\"")), "{phase}");
+    }
+    for end in UpdateEnd::ALL {
+        assert!(ends.contains(&format!("\"{end}\"")), "{end}");
+    }
 }
 
 #[test]

@@ -40,6 +40,15 @@ pub struct Scene {
     pub slow_verify_secs: u64,
     /// Stage orders end with "not now", and go on saying so until that result is acknowledged.
     pub not_now: bool,
+    /// The clock is not set.
+    pub no_clock: bool,
+    /// So many orders, bundles and commits are answered with these errors first.
+    pub troubles: std::collections::VecDeque<(Verb, OtaError)>,
+    pub admit_troubles: std::collections::VecDeque<OtaError>,
+    /// Seconds that a judgement of conditions takes.
+    pub slow_evaluate_secs: u64,
+    /// The driver's clock stands still: every answer has this time.
+    pub answer_time: Option<UnixSeconds>,
     pub acknowledged: u32,
 }
 
@@ -157,6 +166,9 @@ impl Storage for Powered {
 
 impl Clock for Stage {
     fn now(&self) -> Option<UnixSeconds> {
+        if self.scene().no_clock {
+            return None;
+        }
         Some(self.began_at + i64::try_from(self.began.elapsed().as_secs()).unwrap())
     }
 }
@@ -170,6 +182,14 @@ impl Stage {
         let text = format!("{:?} {} {}", order.verb, order.ecu, order.attempt).to_lowercase();
         self.scene().orders.push(text);
         tether.progress("working", 1, 2);
+        let trouble = {
+            let mut scene = self.scene();
+            let due = scene.troubles.front().is_some_and(|(verb, _)| *verb == order.verb);
+            due.then(|| scene.troubles.pop_front()).flatten()
+        };
+        if let Some((_, error)) = trouble {
+            return Err(error);
+        }
         let slow = self.scene().slow_secs;
         tokio::time::sleep(Duration::from_secs(slow)).await;
         let ecu = order.ecu.clone();
@@ -331,6 +351,9 @@ impl Content for Stage {
         tether: &Tether,
     ) -> Result<(), OtaError> {
         tether.progress("fetching", 0, 1);
+        if let Some(error) = self.scene().admit_troubles.pop_front() {
+            return Err(error);
+        }
         if self.world().faults.refuse == Some((ecu.clone(), role)) {
             return Err(OtaError::HashMismatch("the bundle is another one".into()));
         }
@@ -372,11 +395,12 @@ impl Driver for Stage {
     }
     async fn answer(&self, _update: &UpdateId) -> Result<Answer, OtaError> {
         self.away()?;
-        let now = self.now().unwrap();
+        let now = self.now().unwrap_or(0);
         if self.scene().silent_driver {
             return Ok(Answer::default());
         }
         let answered_at = *self.scene().answered_at.get_or_insert(now);
+        let answered_at = self.scene().answer_time.unwrap_or(answered_at);
         let mut world = self.world();
         let choice = world.answers.front().copied().unwrap_or(UserChoice::Now);
         world.agreed = matches!(choice, UserChoice::Now | UserChoice::At { .. });
@@ -408,6 +432,8 @@ impl Driver for Stage {
 impl Vehicle for Stage {
     async fn evaluate(&self, conditions: &[String]) -> Result<Vec<ConditionResult>, OtaError> {
         self.away()?;
+        let slow = self.scene().slow_evaluate_secs;
+        tokio::time::sleep(Duration::from_secs(slow)).await;
         let blocked = self.scene().blocked.clone();
         let judge = |condition: &String| ConditionResult {
             condition: condition.clone(),

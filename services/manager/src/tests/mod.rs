@@ -5,3 +5,4 @@ mod hints;
 mod lives;
 mod records;
 mod stories;
+mod troubles;

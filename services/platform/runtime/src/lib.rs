@@ -17,5 +17,5 @@ pub use args::{Args, ArgsError};
 pub use backoff::{Backoff, spread};
 pub use clock::wall_clock;
 pub use config::{ConfigError, load as load_config};
-pub use context::{Context, run};
+pub use context::{BusClosed, Context, run};
 pub use server::{Durability, Key, OperationHandle, Operations, ResultData};

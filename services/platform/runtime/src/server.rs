@@ -12,7 +12,7 @@ use pitstop_store::{Document, Storage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zbus::names::OwnedUniqueName;
-use zbus::{Connection, OwnedObjectPath};
+use zbus::{Connection, OwnedObjectPath, OwnedVariant};
 
 use object::Operation;
 
@@ -311,6 +311,8 @@ impl OperationHandle {
         if progress.state != State::Running {
             changed.insert("ErrorName", progress.error_name.into());
             changed.insert("ErrorText", progress.error_text.into());
+            // A client that keeps properties would go on reading the empty result it knows.
+            changed.insert("Result", on_wire(&progress.result).into());
         }
         // Nobody listening is no error.
         let Ok(interface) = zbus::names::InterfaceName::try_from(pitstop_dbus::interface_name("Operation")) else {
@@ -320,6 +322,15 @@ impl OperationHandle {
             zbus::fdo::Properties::properties_changed(object.signal_emitter(), interface, changed, Vec::new().into())
                 .await;
     }
+}
+
+/// The property `Result`, `a{sv}`.
+fn on_wire(result: &ResultData) -> HashMap<String, OwnedVariant> {
+    let variant = |value: &ResultValue| match value {
+        ResultValue::Number(number) => OwnedVariant::from(*number),
+        ResultValue::Text(text) => OwnedVariant::from(zbus::Str::from(text.clone())),
+    };
+    result.iter().map(|(name, value)| (name.clone(), variant(value))).collect()
 }
 
 fn state_text(state: State) -> &'static str {

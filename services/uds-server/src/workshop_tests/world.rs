@@ -26,6 +26,10 @@ pub(super) struct World {
     pub(super) ended: Vec<(String, bool)>,
     pub(super) well: bool,
     pub(super) safe: bool,
+    /// The vehicle is held for the update.
+    pub(super) held: bool,
+    /// The vehicle begins to move after an activation.
+    pub(super) rolls: bool,
     pub(super) busy: bool,
     /// The slot reads back wrong.
     pub(super) rotten: bool,
@@ -71,6 +75,8 @@ impl World {
             ended: vec![],
             well: true,
             safe: true,
+            held: false,
+            rolls: false,
             busy: false,
             rotten: false,
             stages: vec![],
@@ -105,6 +111,8 @@ impl World {
         if let Some(slot) = started.mark_good {
             self.vars.mark_good(&slot).unwrap();
         }
+        let over = self.slots.installation.as_ref().is_none_or(|now| now.phase.is_end());
+        self.held &= !over || self.slots.reboot_due(&self.booted);
     }
 
     pub(super) fn verb(
@@ -207,17 +215,30 @@ impl Peers for Fake {
         })
     }
     async fn activate(&self, update: &str) -> Result<()> {
-        self.call(|world| world.verb(|slots| slots.activate(&id(update))))
+        self.call(|world| {
+            if !world.safe {
+                return Err(OtaError::NotSafe("Vehicle.Speed is 50".to_owned()));
+            }
+            world.verb(|slots| slots.activate(&id(update)))?;
+            (world.held, world.safe) = (true, !world.rolls);
+            Ok(())
+        })
     }
-    async fn reboot(&self, _: &str) -> Result<()> {
+    async fn reboot(&self, update: &str) -> Result<()> {
         self.call(|world| {
             if !world.slots.reboot_due(&world.booted) {
                 return Err(OtaError::WrongPhase("no restart is due".to_owned()));
             }
             if !world.safe {
+                if world.booted == world.slots.committed {
+                    // The activation is taken back, and the results of its staging go.
+                    world.verb(|slots| slots.roll_back(&id(update)))?;
+                    world.stages.clear();
+                }
+                world.held = false;
                 return Err(OtaError::NotSafe("Vehicle.Speed is 50".to_owned()));
             }
-            world.restart = true;
+            (world.held, world.restart) = (true, true);
             Ok(())
         })
     }
@@ -225,13 +246,22 @@ impl Peers for Fake {
         self.call(|world| world.verb(|slots| slots.mark_good(&id(update))))
     }
     async fn commit(&self, update: &str) -> Result<()> {
-        self.call(|world| world.verb(|slots| slots.commit(&id(update))))
+        self.call(|world| {
+            world.verb(|slots| slots.commit(&id(update)))?;
+            world.held = false;
+            Ok(())
+        })
     }
     async fn roll_back(&self, update: &str) -> Result<bool> {
         self.call(|world| {
             world.verb(|slots| slots.roll_back(&id(update)))?;
-            Ok(world.slots.reboot_due(&world.booted))
+            let due = world.slots.reboot_due(&world.booted);
+            world.held &= due;
+            Ok(due)
         })
+    }
+    async fn is_held(&self, _: &str) -> Result<bool> {
+        self.call(|world| Ok(world.held))
     }
     async fn health(&self, _: &str) -> std::result::Result<(), String> {
         if self.world().well { Ok(()) } else { Err("Validator does not answer".to_owned()) }

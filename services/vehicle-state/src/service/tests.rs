@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -13,10 +13,15 @@ use super::*;
 use crate::SendError;
 use crate::config::tests::{DBC, shipped};
 
+/// How long is waited for what comes at once, unless the service is broken: then the test fails and does not hang.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 struct FakeBuses {
     received: UnboundedReceiver<Frame>,
     sent: UnboundedSender<Frame>,
     listening: watch::Sender<bool>,
+    clock: Arc<AtomicU64>,
+    slow: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -34,6 +39,11 @@ impl Buses for FakeBuses {
 
     async fn send(&mut self, frame: Frame) -> Result<(), SendError> {
         let bus = frame.bus.clone();
+        if self.slow.load(Ordering::SeqCst) {
+            self.clock.fetch_add(100, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            return Err(SendError { bus, cause: "nobody acknowledges".to_owned() });
+        }
         self.sent.send(frame).map_err(|_| SendError { bus, cause: "unplugged".to_owned() })
     }
 }
@@ -46,6 +56,19 @@ struct Bench {
     sent: UnboundedReceiver<Frame>,
     clock: Arc<AtomicU64>,
     listening: watch::Receiver<bool>,
+    /// Whether the bus takes no frame, which it says after a cycle's time.
+    slow: Arc<AtomicBool>,
+}
+
+/// The disk of a vehicle whose gateway has shown that it knows of no inhibit.
+fn settled() -> Disk {
+    let disk = Disk::new();
+    document(&disk).store(&Record::default()).unwrap();
+    disk
+}
+
+fn document(disk: &Disk) -> Document<Record> {
+    Document::new(Arc::new(disk.storage()), "inhibit", FORMAT)
 }
 
 impl Bench {
@@ -60,7 +83,9 @@ impl Bench {
             wall: || Some(1_784_145_600),
         };
         let (switch, listening) = watch::channel(true);
-        let buses = FakeBuses { received, sent: to_vehicle, listening: switch };
+        let slow = Arc::new(AtomicBool::new(false));
+        let buses =
+            FakeBuses { received, sent: to_vehicle, listening: switch, clock: clock.clone(), slow: slow.clone() };
         let service = Service::serve(&server, shipped(), buses, Arc::new(disk.storage()), clocks).await.unwrap();
         tokio::spawn(service.run());
         let proxy = VehicleStateProxy::builder(&client)
@@ -68,7 +93,13 @@ impl Bench {
             .build()
             .await
             .unwrap();
-        Self { client, proxy, vehicle, sent, clock, listening }
+        Self { client, proxy, vehicle, sent, clock, listening, slow }
+    }
+
+    /// Whether the next frame inhibits driving.
+    async fn order(&mut self) -> bool {
+        let frame = tokio::time::timeout(PATIENCE, self.sent.recv()).await.expect("a frame is sent").unwrap();
+        frame.data[0] == 1
     }
 
     fn advance(&self, ms: u64) {
@@ -135,7 +166,7 @@ async fn signals_come_with_their_age_and_conditions_with_their_reason() {
 
 #[tokio::test]
 async fn the_inhibit_is_sent_acknowledged_kept_up_and_released() {
-    let mut bench = Bench::start(&Disk::new()).await;
+    let mut bench = Bench::start(&settled()).await;
     let properties = zbus::fdo::PropertiesProxy::builder(&bench.client)
         .destination("io.pitstop.Ota1.VehicleState")
         .path("/io/pitstop/Ota1/VehicleState")
@@ -193,13 +224,88 @@ async fn a_request_survives_a_restart_and_only_its_owner_ends_it() {
     // The answer comes after the frame was taken in, so the release is settled by then.
     last.proxy.check_safe().await.unwrap();
     last.proxy.get_signals().await.unwrap();
-    let record: Record = Document::new(Arc::new(disk.storage()), "inhibit", FORMAT).load().unwrap().unwrap();
-    assert_eq!(record, Record::default());
+    assert_eq!(document(&disk).load().unwrap(), Some(Record::default()));
+}
+
+/// Starts on `disk`, whose record is of no use, and sees a release sent until the gateway shows it.
+async fn assert_releases(disk: &Disk) {
+    let mut bench = Bench::start(disk).await;
+    bench.parked();
+    assert_eq!(bench.proxy.check_safe().await.unwrap(), (true, false, "the drive inhibit is not requested".to_owned()));
+    assert!(!bench.order().await, "told without being asked");
+    bench.advance(100);
+    bench.inhibited(1.0);
+    bench.proxy.get_signals().await.unwrap();
+    assert_ne!(document(disk).load().ok().flatten(), Some(Record::default()), "the gateway still holds the vehicle");
+    assert!(!bench.order().await);
+    bench.advance(100);
+    bench.inhibited(0.0);
+    // The answer comes after the frame was taken in, so the release is settled by the second one.
+    bench.proxy.get_signals().await.unwrap();
+    bench.proxy.get_signals().await.unwrap();
+    assert_eq!(document(disk).load().unwrap(), Some(Record::default()));
+}
+
+#[tokio::test]
+async fn any_damage_to_the_record_is_kept_aside_and_the_vehicle_is_let_go() {
+    let held = Disk::new();
+    document(&held).store(&Record { owners: [UpdateId::new("u-1").unwrap()].into(), releasing: false }).unwrap();
+    let good = held.files()["inhibit"].clone();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 2;
+        let disk = Disk::new();
+        disk.storage().replace("inhibit", &bad).unwrap();
+        Bench::start(&disk).await;
+        assert_eq!(disk.files()["inhibit.damaged"], bad, "byte {at}");
+        if at % 40 == 0 {
+            assert_releases(&disk).await;
+            assert_eq!(disk.files()["inhibit.damaged"], bad);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_that_cannot_be_kept_aside_lets_the_vehicle_go_all_the_same() {
+    let disk = Disk::new();
+    disk.storage().replace("inhibit", b"?").unwrap();
+    disk.plan(Some(Cut::Before(0)));
+    assert!(!Bench::start(&disk).await.order().await);
+}
+
+#[tokio::test]
+async fn a_missing_record_is_a_gateway_of_which_nothing_is_known() {
+    assert_releases(&Disk::new()).await;
+}
+
+#[tokio::test]
+async fn a_release_of_unknown_standing_gives_way_to_a_request() {
+    let mut bench = Bench::start(&Disk::new()).await;
+    assert!(!bench.order().await);
+    bench.proxy.request_inhibit("u-1").await.unwrap();
+    assert!(bench.order().await);
+    bench.advance(100);
+    bench.inhibited(1.0);
+    assert!(bench.proxy.check_safe().await.unwrap().1);
+}
+
+#[tokio::test]
+async fn calls_are_answered_while_no_frame_goes_out() {
+    let bench = Bench::start(&Disk::new()).await;
+    bench.slow.store(true, Ordering::SeqCst);
+    let calls = async {
+        bench.proxy.request_inhibit("u-1").await.unwrap();
+        bench.advance(100);
+        bench.proxy.check_safe().await.unwrap()
+    };
+    // Each try takes as long as a cycle: of a service that only tries there is no answer.
+    let (_, inhibited, why) = tokio::time::timeout(PATIENCE, calls).await.unwrap();
+    assert!(!inhibited && why.contains("has not acknowledged"), "{why}");
 }
 
 #[tokio::test]
 async fn what_is_not_stored_is_not_sent() {
-    let disk = Disk::new();
+    let disk = settled();
     let mut bench = Bench::start(&disk).await;
     disk.plan(Some(Cut::Before(0)));
     assert_eq!(bench.proxy.request_inhibit("u-1").await.unwrap_err().short_name(), "Storage");
@@ -221,7 +327,7 @@ async fn a_bus_that_is_away_leaves_the_request_unacknowledged() {
 
 #[tokio::test]
 async fn while_nobody_asks_the_buses_are_left_alone_and_the_next_call_waits_for_its_signals() {
-    let mut bench = Bench::start(&Disk::new()).await;
+    let mut bench = Bench::start(&settled()).await;
     bench.parked();
     assert!(bench.holds("parked").await.0);
     bench.advance(9_900);

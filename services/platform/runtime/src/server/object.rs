@@ -7,7 +7,7 @@ use pitstop_dbus::OtaError;
 use zbus::message::Header;
 use zbus::{OwnedVariant, interface};
 
-use super::{Entry, Operations, ResultValue, State, lock, state_text};
+use super::{Entry, Operations, State, lock, on_wire, state_text};
 
 /// The D-Bus object.
 pub(super) struct Operation {
@@ -55,12 +55,7 @@ impl Operation {
     }
     #[zbus(property)]
     fn result(&self) -> HashMap<String, OwnedVariant> {
-        let progress = lock(&self.entry.progress);
-        let variant = |value: &ResultValue| match value {
-            ResultValue::Number(number) => OwnedVariant::from(*number),
-            ResultValue::Text(text) => OwnedVariant::from(zbus::Str::from(text.clone())),
-        };
-        progress.result.iter().map(|(name, value)| (name.clone(), variant(value))).collect()
+        on_wire(&lock(&self.entry.progress).result)
     }
 
     fn cancel(&self, #[zbus(header)] header: Header<'_>) -> Result<(), OtaError> {
