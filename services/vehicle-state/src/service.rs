@@ -309,15 +309,12 @@ impl<B: Buses> Service<B> {
 }
 
 /// What the gateway was told last. Without this service nothing unsafe begins and a vehicle that is held stays held, so a file that
-/// is of no use does not keep it from starting; nor is a missing one taken for a gateway that was told nothing: the disk may be new,
-/// or the whole TCU. The file is replaced when the gateway shows the release, or by the next request; until then every start releases.
+/// is of no use does not keep it from starting. The file is replaced when the gateway shows the release, or by the next request; until then every start releases.
 fn stored(document: &Document<Record>) -> Result<Record, StoreError> {
     match document.load() {
         Ok(Some(record)) => Ok(record),
-        Ok(None) => {
-            log::info!("no drive inhibit is stored: the gateway is told a release");
-            Ok(Record::lost())
-        }
+        // A release that no gateway answers would keep the buses open, and the computer awake, from the first start on.
+        Ok(None) => Ok(Record::default()),
         // The checksum does not cover the format number, so damage may look like another format.
         Err(error @ (StoreError::Damaged { .. } | StoreError::Format { .. })) => {
             log::error!(
