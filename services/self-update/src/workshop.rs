@@ -71,17 +71,7 @@ impl<P: Peers> Service<P> {
             // It is further on already, or refused by name: nothing to hold the vehicle for.
             return self.activate(update.as_str()).await;
         }
-        let _act = self.holds.act.lock().await;
-        let activated = self.activate_held(update).await;
-        if activated.is_err() {
-            self.take_back(update).await;
-        }
-        activated
-    }
-
-    async fn activate_held(&self, update: &UpdateId) -> Result<()> {
-        self.hold(update).await?;
-        self.activate(update.as_str()).await
+        self.while_held(update, self.activate(update.as_str())).await
     }
 
     async fn check_standstill(&self) -> Result<()> {
@@ -96,17 +86,20 @@ impl<P: Peers> Service<P> {
     /// Errors: no restart is due, not safe, or the restart command's.
     pub async fn reboot_for_workshop(&self, update: &UpdateId) -> Result<()> {
         self.check_due(update).await?;
-        let _act = self.holds.act.lock().await;
-        let restarted = self.restart_held(update).await;
-        if restarted.is_err() {
-            self.take_back(update).await;
-        }
-        restarted
+        self.while_held(update, self.run_reboot(update)).await
     }
 
-    async fn restart_held(&self, update: &UpdateId) -> Result<()> {
-        self.hold(update).await?;
-        self.run_reboot(update).await
+    /// Holds the vehicle, then lets `act` happen. Whatever fails is taken back; otherwise the vehicle stays held.
+    async fn while_held(&self, update: &UpdateId, act: impl Future<Output = Result<()>>) -> Result<()> {
+        let _act = self.holds.act.lock().await;
+        let done = match self.hold(update).await {
+            Ok(()) => act.await,
+            refused => refused,
+        };
+        if done.is_err() {
+            self.take_back(update).await;
+        }
+        done
     }
 
     /// A restart that does not come must leave no slot behind that a later start tries. Only then may the vehicle drive again; also when

@@ -81,9 +81,7 @@ async fn cut_everywhere(tried_before: bool) {
 async fn a_slot_that_is_not_well_is_left_at_once_while_the_vehicle_is_held() {
     let bench = Bench::new();
     let mut task = bench.boot();
-    transfer(&mut task).await.unwrap();
-    ask(&mut task, Order::Verify).await.unwrap();
-    ask(&mut task, Order::Restart).await.unwrap();
+    install(&mut task).await;
     let mut task = bench.boot();
     bench.fake.world().well = false;
     look(&bench, &mut task).await;
@@ -97,9 +95,7 @@ async fn a_slot_that_is_not_well_is_left_at_once_while_the_vehicle_is_held() {
 async fn a_slot_that_is_not_well_is_left_with_the_next_start_once_the_vehicle_drives() {
     let bench = Bench::new();
     let mut task = bench.boot();
-    transfer(&mut task).await.unwrap();
-    ask(&mut task, Order::Verify).await.unwrap();
-    ask(&mut task, Order::Restart).await.unwrap();
+    install(&mut task).await;
     let mut task = bench.boot();
     (bench.fake.world().well, bench.fake.world().safe) = (false, false);
     for _ in 0..120 {
@@ -135,9 +131,7 @@ async fn a_slot_that_is_not_well_is_left_with_the_next_start_once_the_vehicle_dr
 async fn a_slot_that_does_not_come_up_is_left_by_the_boot_loader() {
     let bench = Bench::new();
     let mut task = bench.boot();
-    transfer(&mut task).await.unwrap();
-    ask(&mut task, Order::Verify).await.unwrap();
-    ask(&mut task, Order::Restart).await.unwrap();
+    install(&mut task).await;
     bench.fake.world().vars.boot();
     let mut task = bench.boot();
     assert_eq!(bench.phase(), "fell-back");
@@ -157,9 +151,7 @@ async fn a_tester_rolls_back_until_it_is_committed() {
     look(&bench, &mut task).await;
     assert_eq!(check_end(&bench, "staged"), Wish::Left);
     // In the trial.
-    transfer(&mut task).await.unwrap();
-    ask(&mut task, Order::Verify).await.unwrap();
-    ask(&mut task, Order::Restart).await.unwrap();
+    install(&mut task).await;
     let mut task = bench.boot();
     assert_eq!(ask(&mut task, Order::RollBack).await, Ok(vec![STATUS_RESTART]));
     look(&bench, &mut task).await;

@@ -309,7 +309,8 @@ impl<B: Buses> Service<B> {
 }
 
 /// What the gateway was told last. Without this service nothing unsafe begins and a vehicle that is held stays held, so a file that
-/// is of no use does not keep it from starting. The file is replaced when the gateway shows the release, or by the next request; until then every start releases.
+/// is of no use does not keep it from starting. The file is replaced when the gateway shows the release, or by the next request; until
+/// then every start releases.
 fn stored(document: &Document<Record>) -> Result<Record, StoreError> {
     match document.load() {
         Ok(Some(record)) => Ok(record),

@@ -325,6 +325,13 @@ pub(super) async fn transfer(task: &mut Workshop<Fake>) -> std::result::Result<V
     ask(task, Order::Close).await
 }
 
+/// A workshop's update as far as the restart into the new slot.
+pub(super) async fn install(task: &mut Workshop<Fake>) {
+    transfer(task).await.unwrap();
+    ask(task, Order::Verify).await.unwrap();
+    ask(task, Order::Restart).await.unwrap();
+}
+
 /// Until the update is over, the machine wants a restart, or the power is gone.
 pub(super) async fn look(bench: &Bench, task: &mut Workshop<Fake>) {
     for _ in 0..200 {
