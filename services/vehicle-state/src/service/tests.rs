@@ -60,13 +60,6 @@ struct Bench {
     slow: Arc<AtomicBool>,
 }
 
-/// The disk of a vehicle whose gateway has shown that it knows of no inhibit.
-fn settled() -> Disk {
-    let disk = Disk::new();
-    document(&disk).store(&Record::default()).unwrap();
-    disk
-}
-
 fn document(disk: &Disk) -> Document<Record> {
     Document::new(Arc::new(disk.storage()), "inhibit", FORMAT)
 }
@@ -166,7 +159,7 @@ async fn signals_come_with_their_age_and_conditions_with_their_reason() {
 
 #[tokio::test]
 async fn the_inhibit_is_sent_acknowledged_kept_up_and_released() {
-    let mut bench = Bench::start(&settled()).await;
+    let mut bench = Bench::start(&Disk::new()).await;
     let properties = zbus::fdo::PropertiesProxy::builder(&bench.client)
         .destination("io.pitstop.Ota1.VehicleState")
         .path("/io/pitstop/Ota1/VehicleState")
@@ -302,7 +295,7 @@ async fn calls_are_answered_while_no_frame_goes_out() {
 
 #[tokio::test]
 async fn what_is_not_stored_is_not_sent() {
-    let disk = settled();
+    let disk = Disk::new();
     let mut bench = Bench::start(&disk).await;
     disk.plan(Some(Cut::Before(0)));
     assert_eq!(bench.proxy.request_inhibit("u-1").await.unwrap_err().short_name(), "Storage");
@@ -324,7 +317,7 @@ async fn a_bus_that_is_away_leaves_the_request_unacknowledged() {
 
 #[tokio::test]
 async fn while_nobody_asks_the_buses_are_left_alone_and_the_next_call_waits_for_its_signals() {
-    let mut bench = Bench::start(&settled()).await;
+    let mut bench = Bench::start(&Disk::new()).await;
     bench.parked();
     assert!(bench.holds("parked").await.0);
     bench.advance(9_900);
